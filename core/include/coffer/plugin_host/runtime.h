@@ -1,0 +1,81 @@
+// Runtime: the core's face of a "coffer.runtime/1" plugin and its optional parts.  Contract: sdk runtime.h.
+#ifndef COFFER_PLUGIN_HOST_RUNTIME_H
+#define COFFER_PLUGIN_HOST_RUNTIME_H
+
+#include <coffer/runtime.h>
+
+#include <functional>
+
+#include "coffer/base/bytes.h"
+#include "coffer/plugin_host/plugin.h"
+
+namespace coffer {
+
+// One env entry or one file handed to a Machine.  The value is empty while only its place is known.
+struct Delivery {
+  uint32_t via = 0;  // COFFER_VIA_*, one bit
+  bool secret = true;
+  std::string name;   // variable, or absolute path in the Machine
+  uint32_t mode = 0;  // files
+  bool has_owner = false;
+  uint32_t uid = 0, gid = 0;
+  SecretBytes value;
+};
+
+struct InstanceSpec {
+  std::string name, instance_id, image, user, workdir;
+  std::vector<std::string> entrypoint, argv;
+  std::vector<std::pair<std::string, std::string>> env, labels;
+};
+
+struct InstanceStatus {
+  uint32_t state = 0;  // COFFER_M_*
+  std::string name, instance_id, native_id, message;
+  int32_t exit_code = 0, exit_signal = 0;
+  int64_t created_ns = 0, started_ns = 0, finished_ns = 0;
+  Bytes handle;
+  std::vector<std::pair<std::string, std::string>> labels;
+};
+
+struct LogQuery {
+  bool follow = false;
+  int64_t since_ns = 0;
+  uint64_t tail = 0;  // lines; 0 = all
+};
+
+class Runtime {
+ public:
+  static Result<Runtime> open(const PluginConfig &);
+  uint32_t vias() const { return table_.vias; }
+  uint32_t vias_exposed() const { return table_.vias_exposed; }
+
+  Result<InstanceStatus> create(const InstanceSpec &, const std::vector<Delivery> &places,
+                                const CallOptions & = {}) const;
+  Result<void> start(ByteSpan handle, const std::vector<Delivery> &, const CallOptions & = {}) const;
+  Result<void> stop(ByteSpan handle, std::string_view signal, uint64_t timeout_ns,
+                    const CallOptions & = {}) const;
+  Result<void> destroy(ByteSpan handle, bool force, const CallOptions & = {}) const;
+  Result<InstanceStatus> inspect(ByteSpan handle,
+                                 const CallOptions & = {}) const;  // state GONE, not an error, when gone
+  Result<std::vector<InstanceStatus>> list(const std::vector<std::pair<std::string, std::string>> &labels,
+                                           const CallOptions & = {}) const;
+  Result<InstanceStatus> wait(ByteSpan handle,
+                              const CallOptions & = {}) const;  // blocks until the state changes
+  // `each(stream, time_ns, data)` answers false to stop.
+  Result<void> logs(ByteSpan handle, const LogQuery &,
+                    const std::function<bool(uint32_t, int64_t, ByteSpan)> &each,
+                    const CallOptions & = {}) const;
+  // `in(buffer)` blocks; 0 = end of input, -1 = cancelled.  Answers the command's exit code.
+  Result<int32_t> exec(ByteSpan handle, const std::vector<std::string> &argv,
+                       const std::function<bool(uint32_t, ByteSpan)> &out,
+                       const std::function<int64_t(std::span<uint8_t>)> &in, const CallOptions & = {}) const;
+  const PluginInstance &instance() const { return instance_; }
+
+ private:
+  Runtime(PluginInstance instance, coffer_runtime table) : instance_(std::move(instance)), table_(table) {}
+  PluginInstance instance_;
+  coffer_runtime table_;
+};
+
+}  // namespace coffer
+#endif
