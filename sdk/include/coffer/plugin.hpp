@@ -171,6 +171,12 @@ class Options {
       if (view(args_->options[i].key) == key) return view(args_->options[i].value);
     return {};
   }
+  // Was it given, or does it have a default?  Tells an option left out from an empty value.
+  bool has(std::string_view key) const noexcept {
+    for (size_t i = 0; i < args_->n_options; ++i)
+      if (view(args_->options[i].key) == key) return true;
+    return false;
+  }
   int64_t integer(std::string_view key) const { return std::stoll(std::string(get(key))); }
   bool flag(std::string_view key) const noexcept { return get(key) == "true"; }
   std::string_view state_dir() const noexcept { return view(args_->state_dir); }
