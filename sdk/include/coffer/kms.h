@@ -36,14 +36,20 @@ typedef struct coffer_wrapped { /* stored by the core; non-secret */
 typedef struct coffer_kms {
   uint32_t struct_size, minor;
   uint64_t features;
-  /* key empty = every key; also the poll for rotation: wrap() uses the version flagged PRIMARY here */
+  /* key empty = every key; also the poll for rotation: wrap() uses the version flagged PRIMARY here.  A key
+   * that does not exist emits nothing and is OK. */
   coffer_status (*keys)(coffer_instance *, const coffer_call *, coffer_str key, coffer_emit_key,
                         void *ctx) COFFER_NOEXCEPT;
+  /* Durable when it returns.  A key that exists stays as it is: OK, and its versions are emitted; so two
+   * callers at once both succeed with the same key. */
   coffer_status (*create)(coffer_instance *, const coffer_call *, coffer_str key, coffer_emit_key,
                           void *ctx) COFFER_NOEXCEPT;
+  /* plaintext: 1..64 bytes, else INVALID_ARGUMENT; unknown key: NOT_FOUND.  Each sink is written once. */
   coffer_status (*wrap)(coffer_instance *, const coffer_call *, coffer_str key, coffer_bytes plaintext,
                         coffer_bytes context, const coffer_sink *ciphertext, const coffer_sink *version,
                         const coffer_sink *annotations) COFFER_NOEXCEPT;
+  /* Unknown key or version: NOT_FOUND; does not verify: DATA_LOSS; the KMS refuses us: PERMISSION_DENIED.
+   * The sink is written once, and only after everything was verified. */
   coffer_status (*unwrap)(coffer_instance *, const coffer_call *, const coffer_wrapped *,
                           coffer_bytes context, const coffer_sink *plaintext /* SECRET */) COFFER_NOEXCEPT;
   /* optional */
