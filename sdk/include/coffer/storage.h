@@ -18,7 +18,12 @@ typedef struct coffer_storage_limits {
 } coffer_storage_limits;
 
 /* key, space: [A-Za-z0-9._~-] and '/', no empty, "." or ".." segment; the host encodes anything else.
- * revision: of the commit that wrote the key; strictly increasing within a space, never reused, never 0. */
+ * A space exists while it holds a key.
+ * revision: of the commit that wrote the key; strictly increasing within a space, never reused (not even
+ * after drop_space), never 0.
+ * INVALID_ARGUMENT, and nothing is written: a name that is not as above, anything over the limits, a batch
+ * without ops or with a key in two ops.  FAILED_PRECONDITION: a write to what was opened READONLY.
+ * emit answers != 0: no more; the call then ends with OK. */
 typedef int32_t (*coffer_emit_value)(void *ctx, coffer_str key, uint64_t revision,
                                      coffer_bytes value) COFFER_NOEXCEPT;
 typedef int32_t (*coffer_emit_space)(void *ctx, coffer_str space) COFFER_NOEXCEPT;
@@ -57,7 +62,8 @@ typedef struct coffer_storage {
   coffer_status (*list)(coffer_instance *, const coffer_call *, coffer_str space, coffer_str prefix,
                         coffer_str after, uint64_t limit, uint32_t with_values, coffer_emit_value,
                         void *ctx) COFFER_NOEXCEPT;
-  /* all or nothing, durable when it returns OK; ABORTED: a precondition failed, nothing was written */
+  /* all or nothing, durable when it returns OK; ABORTED: a precondition failed, nothing was written.
+   * Any other failure: all or nothing, re-read to know which.  Deleting an absent key is no error. */
   coffer_status (*commit)(coffer_instance *, const coffer_call *, const coffer_batch *,
                           uint64_t *revision) COFFER_NOEXCEPT;
   coffer_status (*spaces)(coffer_instance *, const coffer_call *, coffer_str prefix, coffer_emit_space,

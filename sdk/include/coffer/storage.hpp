@@ -4,6 +4,8 @@
 #include "plugin.hpp"
 #include "storage.h"
 
+#include <algorithm>
+
 namespace coffer::sdk {
 
 class Storage : public Instance {
@@ -40,7 +42,59 @@ class Storage : public Instance {
     return id == COFFER_STORAGE_ID ? &kTable : nullptr;
   }
 
+ protected:
+  static void check_space(std::string_view space, const Limits &l) {
+    if (!is_path(space, l.max_space))
+      throw Error{COFFER_INVALID_ARGUMENT, "the name of a space is not well-formed"};
+  }
+  static void check_key(std::string_view key, const Limits &l) {
+    if (!is_path(key, l.max_key)) throw Error{COFFER_INVALID_ARGUMENT, "a key is not well-formed"};
+  }
+  // The operations of a batch in key order, after every check that needs no look into the backend.
+  static std::vector<const coffer_op *> sorted_ops(const coffer_batch &batch, const Limits &l) {
+    check_space(view(batch.space), l);
+    const auto refuse_if = [](bool wrong, const char *why) {
+      if (wrong) throw Error{COFFER_INVALID_ARGUMENT, why};
+    };
+    refuse_if(batch.n_ops == 0, "the batch is empty");
+    refuse_if(batch.n_ops > l.max_ops, "the batch has too many operations");
+    for (size_t i = 0; i < batch.n_pre; ++i) check_key(view(batch.pre[i]->key), l);
+    std::vector<const coffer_op *> ops(batch.ops, batch.ops + batch.n_ops);
+    uint64_t sum = 0;
+    for (const coffer_op *op : ops) {
+      refuse_if(op->kind != COFFER_OP_PUT && op->kind != COFFER_OP_DELETE,
+                "the batch holds an unknown operation");
+      check_key(view(op->key), l);
+      if (op->kind != COFFER_OP_PUT) continue;
+      refuse_if(op->value.size > l.max_value, "a value is larger than max_value");
+      refuse_if((sum += op->value.size) > l.max_batch_bytes, "the batch is larger than max_batch_bytes");
+    }
+    const auto by_key = [](const coffer_op *a, const coffer_op *b) { return view(a->key) < view(b->key); };
+    if (!std::is_sorted(ops.begin(), ops.end(), by_key)) std::sort(ops.begin(), ops.end(), by_key);
+    for (size_t i = 1; i < ops.size(); ++i)
+      refuse_if(view(ops[i]->key) == view(ops[i - 1]->key), "the batch names a key twice");
+    return ops;
+  }
+
  private:
+  // [A-Za-z0-9._~-] and '/', no empty, "." or ".." segment
+  static bool is_path(std::string_view name, size_t limit) noexcept {
+    if (name.empty() || name.size() > limit) return false;
+    for (size_t start = 0, i = 0; i <= name.size(); ++i) {
+      if (i == name.size() || name[i] == '/') {
+        const std::string_view segment = name.substr(start, i - start);
+        if (segment.empty() || segment == "." || segment == "..") return false;
+        start = i + 1;
+        continue;
+      }
+      const char c = name[i];
+      if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+            c == '_' || c == '~' || c == '-'))
+        return false;
+    }
+    return true;
+  }
+
   static const coffer_storage kTable;
 };
 
