@@ -1,0 +1,19 @@
+// Text of others, as it may reach a terminal or a log, and help for a mistyped word.
+#ifndef COFFER_BASE_TEXT_H
+#define COFFER_BASE_TEXT_H
+
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace coffer {
+
+// At most `max` bytes of valid UTF-8 on one line: control characters become blanks, what is not UTF-8 a '?'.
+// A text that was cut ends with "...".
+std::string printable(std::string_view text, size_t max = 1024);
+
+// The candidate that `word` was probably meant to be; empty when none is close.
+std::string_view closest(std::string_view word, std::span<const std::string_view> candidates);
+
+}  // namespace coffer
+#endif
