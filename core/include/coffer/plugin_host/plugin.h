@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -78,23 +79,29 @@ class PluginInstance {
   // Runs one ABI call: `body(instance, call)`; a status other than OK becomes an Error that names the plugin.
   template <class F>
   Result<void> call(std::string_view what, const CallOptions &options, F &&body) const {
-    Call c(*this, what, options);
+    Call c(*plugin_, what, options);
     return c.finish(body(instance_, c.raw()));
   }
 
  private:
+  friend class Plugin;  // init() is a call, too
   // The coffer_call of one call, and the text that the plugin gave to fail().
   class Call {
    public:
-    Call(const PluginInstance &, std::string_view what, const CallOptions &);
+    Call(const Plugin &, std::string_view what, const CallOptions &);
     Call(const Call &) = delete;
-    ~Call();
-    const coffer_call *raw() const;
+    Call &operator=(const Call &) = delete;
+    const coffer_call *raw() const { return &raw_; }
     Result<void> finish(coffer_status);
 
    private:
-    struct State;
-    std::unique_ptr<State> state_;
+    const Plugin &plugin_;
+    std::string_view what_;
+    coffer_call raw_{};
+    char request_id_[24];
+    std::mutex mutex_;  // fail() may come on any thread
+    std::string text_;
+    uint32_t retry_after_ms_ = 0;
   };
 
   PluginInstance(const Plugin *plugin, coffer_instance *instance) : plugin_(plugin), instance_(instance) {}
