@@ -1,0 +1,276 @@
+#include "coffer/plugin_host/runtime.h"
+
+#include <algorithm>
+
+#include "bridge.h"
+#include "delivery.h"
+
+namespace coffer {
+namespace {
+
+using bridge::bytes;
+using bridge::contained;
+using bridge::str;
+using bridge::view;
+
+constexpr size_t kLargestHandle = 4096, kMostMachines = 100'000, kMostLabels = 256;
+
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+std::vector<coffer_str> strs(const std::vector<std::string> &texts) {
+  std::vector<coffer_str> out;
+  out.reserve(texts.size());
+  for (const std::string &t : texts) out.push_back(str(t));
+  return out;
+}
+
+std::vector<coffer_pair> raw_pairs(const Labels &all) {
+  std::vector<coffer_pair> out;
+  out.reserve(all.size());
+  for (const auto &[key, value] : all) out.push_back({str(key), bytes(as_bytes(value))});
+  return out;
+}
+
+Result<void> check_handle(ByteSpan handle) {
+  if (!handle.empty() && handle.size() <= kLargestHandle) return {};
+  return fail(ErrorCode::kInvalidArgument, "runtime: a handle must have 1 to 4096 bytes");
+}
+
+// Collects what a runtime says about Machines, checked one by one.
+struct Machines {
+  size_t most = 1;
+  const Labels *labels = nullptr;  // each Machine must carry these
+  std::vector<InstanceStatus> found;
+  const char *wrong = nullptr;
+
+  static int32_t emit(void *ctx, const coffer_machine_status *status) noexcept {
+    auto &m = *static_cast<Machines *>(ctx);
+    if (!m.wrong && !contained([&] { m.wrong = m.add(status); })) m.wrong = "no memory for the answer";
+    return m.wrong != nullptr;
+  }
+
+ private:
+  const char *add(const coffer_machine_status *s) {
+    if (!s || s->struct_size < sizeof *s) return "answered a status that is too short";
+    if (found.size() >= most) return "answered too many Machines";
+    if (s->state > COFFER_M_GONE) return "answered a state that is none";
+    const ByteSpan handle = view(s->handle);
+    if (handle.size() != s->handle.size || handle.size() > kLargestHandle)
+      return "answered a handle of more than 4096 bytes";
+    InstanceStatus out;
+    out.state = s->state;
+    for (const auto &[field, text] : {std::pair(&out.name, s->name),
+                                      {&out.instance_id, s->instance_id},
+                                      {&out.native_id, s->native_id}}) {
+      if (text.size && !bridge::is_name(view(text), 1024)) return "answered a name or id that is no text";
+      *field = view(text);
+    }
+    out.message = printable(view(s->message), 4096);
+    out.exit_code = s->exit_code;
+    out.exit_signal = s->exit_signal;
+    out.created_ns = s->created_ns;
+    out.started_ns = s->started_ns;
+    out.finished_ns = s->finished_ns;
+    out.handle.assign(handle.begin(), handle.end());
+    if (s->n_labels > kMostLabels || (s->n_labels && !s->labels)) return "answered a broken list of labels";
+    for (size_t i = 0; i < s->n_labels; ++i)
+      out.labels.emplace_back(printable(view(s->labels[i].key), 1024),
+                              printable(as_text(view(s->labels[i].value)), 4096));
+    if (labels)
+      for (const auto &asked : *labels)
+        if (std::ranges::find(out.labels, asked) == out.labels.end())
+          return "answered a Machine without the labels asked for";
+    found.push_back(std::move(out));
+    return nullptr;
+  }
+};
+
+Result<InstanceStatus> one(const PluginInstance &instance, std::string_view what, const Result<void> &called,
+                           Machines &answer) {
+  if (answer.wrong) return bridge::wrong_answer(instance, what, answer.wrong);
+  COFFER_CHECK(called);
+  if (answer.found.empty()) return bridge::wrong_answer(instance, what, "answered OK without a status");
+  return std::move(answer.found.front());
+}
+
+// inspect() and wait(): a Machine that the platform no longer knows is a state, not an error.
+template <class F>
+Result<InstanceStatus> state_of(const PluginInstance &instance, std::string_view what, ByteSpan handle,
+                                const CallOptions &options, F &&ask) {
+  COFFER_CHECK(check_handle(handle));
+  Machines answer;
+  bool absent = false;
+  const Result<void> called = instance.call(what, options, [&](coffer_instance *i, const coffer_call *c) {
+    const coffer_status status = ask(i, c, answer);
+    absent = status == COFFER_NOT_FOUND;
+    return absent ? COFFER_OK : status;
+  });
+  if (absent && answer.found.empty() && !answer.wrong) {
+    answer.found.emplace_back();
+    answer.found.front().state = COFFER_M_GONE;
+  }
+  COFFER_TRY(InstanceStatus status, one(instance, what, called, answer));
+  if (status.handle.empty()) status.handle.assign(handle.begin(), handle.end());
+  return status;
+}
+
+}  // namespace
+
+Result<Runtime> Runtime::open(const PluginConfig &config) {
+  COFFER_TRY(PluginInstance instance, bridge::open_serving(config, COFFER_RUNTIME_ID));
+  COFFER_TRY(coffer_runtime table, bridge::table_of<coffer_runtime>(instance, COFFER_RUNTIME_ID));
+  bridge::fill_slots(table.create, table.start, table.stop, table.destroy, table.inspect, table.list,
+                     table.wait);
+  return Runtime(std::move(instance), table);
+}
+
+Result<InstanceStatus> Runtime::create(const InstanceSpec &spec, const std::vector<Delivery> &places,
+                                       const CallOptions &options) const {
+  const auto entrypoint = strs(spec.entrypoint), argv = strs(spec.argv);
+  const auto env = raw_pairs(spec.env), labels = raw_pairs(spec.labels);
+  const bridge::RawDeliveries deliveries(places, bridge::RawDeliveries::kPlaces);
+  coffer_machine_spec raw{};
+  raw.struct_size = sizeof raw;
+  raw.name = str(spec.name);
+  raw.instance_id = str(spec.instance_id);
+  raw.image = str(spec.image);
+  raw.entrypoint = entrypoint.data(), raw.n_entrypoint = entrypoint.size();
+  raw.argv = argv.data(), raw.n_argv = argv.size();
+  raw.env = env.data(), raw.n_env = env.size();
+  raw.labels = labels.data(), raw.n_labels = labels.size();
+  raw.deliveries = deliveries.data(), raw.n_deliveries = deliveries.size();
+  raw.user = str(spec.user);
+  raw.workdir = str(spec.workdir);
+  Machines answer;
+  const Result<void> called =
+      instance_.call("create", options, [&](coffer_instance *i, const coffer_call *c) {
+        return table_.create(i, c, &raw, &Machines::emit, &answer);
+      });
+  COFFER_TRY(InstanceStatus status, one(instance_, "create", called, answer));
+  if (status.instance_id != spec.instance_id)
+    return bridge::wrong_answer(instance_, "create", "answered another instance_id");
+  if (status.handle.empty()) return bridge::wrong_answer(instance_, "create", "answered no handle");
+  return status;
+}
+
+Result<void> Runtime::start(ByteSpan handle, const std::vector<Delivery> &values,
+                            const CallOptions &options) const {
+  COFFER_CHECK(check_handle(handle));
+  const bridge::RawDeliveries deliveries(values, bridge::RawDeliveries::kValues);
+  return instance_.call("start", options, [&](coffer_instance *i, const coffer_call *c) {
+    return table_.start(i, c, bytes(handle), deliveries.data(), deliveries.size());
+  });
+}
+
+Result<void> Runtime::stop(ByteSpan handle, std::string_view signal, uint64_t timeout_ns,
+                           const CallOptions &options) const {
+  COFFER_CHECK(check_handle(handle));
+  return instance_.call("stop", options, [&](coffer_instance *i, const coffer_call *c) {
+    return table_.stop(i, c, bytes(handle), str(signal), timeout_ns);
+  });
+}
+
+Result<void> Runtime::destroy(ByteSpan handle, bool force, const CallOptions &options) const {
+  COFFER_CHECK(check_handle(handle));
+  return instance_.call("destroy", options, [&](coffer_instance *i, const coffer_call *c) {
+    return table_.destroy(i, c, bytes(handle), force);
+  });
+}
+
+Result<InstanceStatus> Runtime::inspect(ByteSpan handle, const CallOptions &options) const {
+  return state_of(instance_, "inspect", handle, options,
+                  [&](coffer_instance *i, const coffer_call *c, Machines &answer) {
+                    return table_.inspect(i, c, bytes(handle), &Machines::emit, &answer);
+                  });
+}
+
+Result<std::vector<InstanceStatus>> Runtime::list(const Labels &labels, const CallOptions &options) const {
+  const auto raw_labels = raw_pairs(labels);
+  Machines answer{kMostMachines, &labels, {}};
+  const Result<void> called = instance_.call("list", options, [&](coffer_instance *i, const coffer_call *c) {
+    return table_.list(i, c, raw_labels.data(), raw_labels.size(), &Machines::emit, &answer);
+  });
+  if (answer.wrong) return bridge::wrong_answer(instance_, "list", answer.wrong);
+  COFFER_CHECK(called);
+  if (std::ranges::any_of(answer.found, [](const InstanceStatus &s) { return s.handle.empty(); }))
+    return bridge::wrong_answer(instance_, "list", "answered a Machine without a handle");
+  return std::move(answer.found);
+}
+
+Result<InstanceStatus> Runtime::wait(ByteSpan handle, const CallOptions &options) const {
+  return state_of(instance_, "wait", handle, options,
+                  [&](coffer_instance *i, const coffer_call *c, Machines &answer) {
+                    return table_.wait(i, c, bytes(handle), &Machines::emit, &answer);
+                  });
+}
+
+Result<void> Runtime::logs(ByteSpan handle, const LogQuery &query,
+                           const std::function<bool(uint32_t, int64_t, ByteSpan)> &each,
+                           const CallOptions &options) const {
+  COFFER_CHECK(check_handle(handle));
+  std::optional<coffer_runtime_logs> table =
+      bridge::copy_table<coffer_runtime_logs>(instance_.interface(COFFER_RUNTIME_LOGS_ID));
+  if (!table) table.emplace();
+  bridge::fill_slots(table->logs);
+  constexpr uint32_t kFollow = 1, kOut = 2, kErr = 4;
+  const coffer_log_query raw = {sizeof raw, kOut | kErr | (query.follow ? kFollow : 0u), query.since_ns,
+                                query.tail};
+  struct Answer {
+    const std::function<bool(uint32_t, int64_t, ByteSpan)> &each;
+    bool stopped = false, no_memory = false;
+  } answer{each};
+  const auto emit = [](void *ctx, uint32_t stream, int64_t time_ns, coffer_bytes data) noexcept -> int32_t {
+    auto &a = *static_cast<Answer *>(ctx);
+    if (!a.stopped && !contained([&] { a.stopped = !a.each(stream == 2 ? 2 : 1, time_ns, view(data)); }))
+      a.stopped = a.no_memory = true;
+    return a.stopped;
+  };
+  const Result<void> called =
+      instance_.call("show logs", options, [&](coffer_instance *i, const coffer_call *c) {
+        return table->logs(i, c, bytes(handle), &raw, emit, &answer);
+      });
+  if (answer.no_memory) return fail(ErrorCode::kResourceExhausted, "no memory for the logs");
+  if (answer.stopped) return {};
+  return called;
+}
+
+Result<int32_t> Runtime::exec(ByteSpan handle, const std::vector<std::string> &argv,
+                              const std::function<bool(uint32_t, ByteSpan)> &out,
+                              const std::function<int64_t(std::span<uint8_t>)> &in,
+                              const CallOptions &options) const {
+  COFFER_CHECK(check_handle(handle));
+  if (argv.empty()) return fail(ErrorCode::kInvalidArgument, "runtime: no command to execute");
+  std::optional<coffer_runtime_exec> table =
+      bridge::copy_table<coffer_runtime_exec>(instance_.interface(COFFER_RUNTIME_EXEC_ID));
+  if (!table) table.emplace();
+  bridge::fill_slots(table->exec);
+  struct Streams {
+    const std::function<bool(uint32_t, ByteSpan)> &out;
+    const std::function<int64_t(std::span<uint8_t>)> &in;
+  } streams{out, in};
+  coffer_exec_io io{};
+  io.struct_size = sizeof io;
+  io.ctx = &streams;
+  io.out = [](void *ctx, uint32_t stream, int64_t, coffer_bytes data) noexcept -> int32_t {
+    const auto &s = *static_cast<Streams *>(ctx);
+    bool more = true;
+    return !contained([&] { more = !s.out || s.out(stream == 2 ? 2 : 1, view(data)); }) || !more;
+  };
+  io.in = [](void *ctx, void *buffer, size_t size) noexcept -> int64_t {
+    const auto &s = *static_cast<Streams *>(ctx);
+    int64_t n = 0;
+    if (!s.in || size == 0) return 0;
+    return contained([&] { n = s.in({static_cast<uint8_t *>(buffer), size}); }) ? n : -1;
+  };
+  const auto command = strs(argv);
+  coffer_exec_spec raw{};
+  raw.struct_size = sizeof raw;
+  raw.argv = command.data(), raw.n_argv = command.size();
+  int32_t exit_code = 0;
+  COFFER_CHECK(instance_.call("execute commands", options, [&](coffer_instance *i, const coffer_call *c) {
+    return table->exec(i, c, bytes(handle), &raw, &io, &exit_code);
+  }));
+  return exit_code;
+}
+
+}  // namespace coffer
