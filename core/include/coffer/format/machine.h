@@ -1,0 +1,100 @@
+// What a Machine is told to be: its config, its launch specs, and the records about it.
+//   config  = "cfc1" name process image image_name entrypoint* argv* (key value)* file* user workdir
+//   stop_signal
+//             stop_timeout_ms(u64) kind(u8)                        lists: u32 count, then the elements
+//   file    = guest_path secret literal mode(u32) encoding(u8) env(u8) has_owner(u8) uid(u32) gid(u32)
+//   spec    = "cfl1" app_id(16) machine number(u64) undo(32) config(u32 length, bytes) version(u64)
+//   header(32)
+//             release(u64) created_ms(u64)                         signed: kLaunchSpecLabel
+//   machine = "cfx1" app_id(16) id name desired(u8) spec_number(u64) spec(32) created_ms(u64) updated_ms(u64)
+//                                                                  signed: kMachineLabel
+//   release = "cfe1" app_id(16) number(u64) version(u64) outcome(u8) created_ms(u64) who reason
+//                                                                  signed: kReleaseLabel
+#ifndef COFFER_FORMAT_MACHINE_H
+#define COFFER_FORMAT_MACHINE_H
+
+#include "coffer/format/app.h"
+
+namespace coffer {
+
+enum class FileEncoding : uint8_t { kRaw = 0, kBase64 = 1 };  // how the secret's value holds the file's bytes
+
+struct FileBinding {
+  std::string guest_path;
+  std::string secret;  // empty: the bytes are `literal`, which is not secret
+  std::string literal;
+  uint32_t mode = 0400;
+  FileEncoding encoding = FileEncoding::kRaw;
+  bool env = false;  // also an env entry
+  bool has_owner = false;
+  uint32_t uid = 0, gid = 0;
+};
+
+enum class MachineKind : uint8_t { kService = 0, kLocal = 1 };  // kLocal: `coffer run`, not listed
+
+struct MachineConfig {
+  std::string name, process;
+  std::string image;       // the immutable reference
+  std::string image_name;  // as it was asked for
+  std::vector<std::string> entrypoint, argv;
+  std::vector<std::pair<std::string, std::string>> env;  // sorted, not secret
+  std::vector<FileBinding> files;
+  std::string user, workdir;
+  std::string stop_signal;       // empty: SIGTERM
+  uint64_t stop_timeout_ms = 0;  // 0: the default of 10 s
+  MachineKind kind = MachineKind::kService;
+};
+Bytes encode(const MachineConfig &);
+Result<MachineConfig> decode_config(ByteSpan);
+
+struct LaunchSpec {
+  AppId app_id{};
+  std::string machine;
+  uint64_t number = 0;  // rises per Machine
+  Hash undo{};          // the Machine's last good spec; zeros: none
+  MachineConfig config;
+  uint64_t version = 0;  // of the manifest
+  Hash header{};         // of the manifest
+  uint64_t release = 0;
+  uint64_t created_ms = 0;
+};
+Bytes encode(const LaunchSpec &);
+Result<LaunchSpec> decode_spec(ByteSpan payload);
+
+// A launch spec with its envelope and the envelope's hash, which is its name.
+struct SignedSpec {
+  LaunchSpec spec;
+  Bytes envelope;
+  Hash hash{};
+};
+Result<SignedSpec> open_spec(Bytes envelope, std::span<const PublicKey> writers);
+
+enum class Desired : uint8_t { kStarted = 1, kStopped = 2, kDestroyed = 3 };
+
+struct MachineRecord {
+  AppId app_id{};
+  std::string id;  // 14 hex digits
+  std::string name;
+  Desired desired = Desired::kStarted;
+  uint64_t spec_number = 0;  // the newest launch spec
+  Hash spec{};
+  uint64_t created_ms = 0, updated_ms = 0;
+};
+Bytes encode(const MachineRecord &);
+Result<MachineRecord> decode_machine(ByteSpan payload);
+
+enum class ReleaseOutcome : uint8_t { kRunning = 1, kDone = 2, kFailed = 3 };
+
+struct Release {
+  AppId app_id{};
+  uint64_t number = 0;
+  uint64_t version = 0;  // of the manifest
+  ReleaseOutcome outcome = ReleaseOutcome::kRunning;
+  uint64_t created_ms = 0;
+  std::string who, reason;
+};
+Bytes encode(const Release &);
+Result<Release> decode_release(ByteSpan payload);
+
+}  // namespace coffer
+#endif

@@ -1,0 +1,107 @@
+// What a host and the key service say to each other, in bytes that anybody may carry.
+//   token_request = "cfq1" app_id(16) machine instance_id spec(32) nonce(16)      signed by the host:
+//   kTokenRequestLabel token         = "cft1" id(16) app_id(16) machine instance_id host(32) spec(32)
+//   issued_ms(u64) expires_ms(u64)
+//                   mac(32)    HMAC-SHA256 over label and the bytes before it, length-prefixed
+//   open_request  = "cfo1" token spec header* proof_header proof_body proof_part* (name record)*
+//   ephemeral(32)
+//                                                                                 signed by the host:
+//                                                                                 kOpenRequestLabel
+//   open_answer   = "cfw1" request(32) enc(32) ciphertext                         signed by identity:
+//   kOpenAnswerLabel opened        = u32 count, then (name value)*: what is sealed to the ephemeral key
+#ifndef COFFER_KEYS_PROTOCOL_H
+#define COFFER_KEYS_PROTOCOL_H
+
+#include "coffer/format/machine.h"
+#include "coffer/format/manifest.h"
+#include "coffer/plugin_host/injector.h"
+
+namespace coffer {
+
+inline constexpr uint64_t kTokenLifetimeMs = 10 * 60 * 1000;
+
+struct TokenRequest {
+  AppId app_id{};
+  std::string machine, instance_id;
+  Hash spec{};
+  std::array<uint8_t, 16> nonce{};
+};
+Bytes encode(const TokenRequest &);
+Result<TokenRequest> decode_token_request(ByteSpan payload);
+
+struct MachineToken {
+  std::array<uint8_t, 16> id{};
+  AppId app_id{};
+  std::string machine, instance_id;
+  PublicKey host{};
+  Hash spec{};
+  uint64_t issued_ms = 0, expires_ms = 0;
+};
+Bytes encode(const MachineToken &, HmacSha256 &key);
+// kPermissionDenied: forged.
+Result<MachineToken> decode_token(ByteSpan, HmacSha256 &key);
+
+struct OpenRequest {
+  Bytes token, spec;
+  std::vector<Bytes> headers;  // oldest first; a chain from the newest one the key service has seen
+  Bytes proof_header, proof_body;
+  std::vector<Bytes> proof_parts;
+  std::vector<std::pair<std::string, Bytes>> records;
+  PublicKey ephemeral{};
+};
+Bytes encode(const OpenRequest &);
+Result<OpenRequest> decode_open_request(ByteSpan payload);
+
+struct OpenAnswer {
+  Hash request{};
+  PublicKey enc{};
+  Bytes ciphertext;
+};
+Bytes encode(const OpenAnswer &);
+Result<OpenAnswer> decode_open_answer(ByteSpan payload);
+
+SecretBytes encode_opened(const std::vector<OpenedSecret> &);
+Result<std::vector<OpenedSecret>> decode_opened(const SecretBytes &);
+
+// info of the answer's HPKE context: binds it to the request.
+Bytes answer_info(const Hash &request);
+
+struct SeenHead {
+  uint64_t version = 0;
+  Hash header{};
+};
+
+// What the API may ask of the key service: it can have keys made and rights granted, and opens nothing.
+class AppKeys {
+ public:
+  struct AppKey {
+    AppId app_id{};
+    Bytes signed_record;
+  };
+  virtual ~AppKeys() = default;
+  // The key of a new App; asked again for the same name it answers the same.
+  virtual Result<AppKey> create_app(std::string_view name) = 0;
+  // Erases keys and grants; a tombstone stays.  Asked again: done.
+  virtual Result<void> destroy_app(std::string_view name) = 0;
+  // The newest manifest header seen.
+  virtual Result<std::optional<SeenHead>> seen(const AppId &) const = 0;
+  // Signed headers, oldest first, that reach from the newest one seen.  Durable when it returns.  Refused: a
+  // gap, a fork, an older head (kDataLoss).
+  virtual Result<void> advance(const AppId &, const std::vector<Bytes> &headers) = 0;
+  // The standing right of `host` to boot `machine`, with its first launch spec.
+  virtual Result<void> grant(const AppId &, std::string_view machine, const PublicKey &host,
+                             ByteSpan signed_spec) = 0;
+  // Durable when it returns: nothing is opened for the Machine any more.
+  virtual Result<void> revoke(const AppId &, std::string_view machine) = 0;
+};
+
+// What a host may ask of the key service.  Embedded: the service itself; else its socket.
+class BootKeys {
+ public:
+  virtual ~BootKeys() = default;
+  virtual Result<Bytes> token(ByteSpan signed_request) = 0;
+  virtual Result<Bytes> open(ByteSpan signed_request) = 0;
+};
+
+}  // namespace coffer
+#endif

@@ -1,0 +1,130 @@
+// Vault: an App's sealed secrets, Machines and releases, in a storage backend that is not trusted.
+//
+// Everything it reads is either named by its hash or signed by a pinned key, and checked; what was changed is
+// refused with App and object named (kDataLoss).  It cannot open a value: it sees sealed records only.
+// Every write is one conditional commit; a lost race is tried again on the new state.
+// Thread rule: one thread at a time.
+#ifndef COFFER_VAULT_VAULT_H
+#define COFFER_VAULT_VAULT_H
+
+#include "coffer/format/machine.h"
+#include "coffer/format/manifest.h"
+#include "coffer/plugin_host/storage.h"
+#include "coffer/vault/sealer.h"
+
+namespace coffer {
+
+// Keys trusted from files written at init, never from the vault.
+struct Pins {
+  std::vector<PublicKey> writers;  // of manifests, launch specs, Machine records, releases
+  PublicKey identity{};            // of the key service: App key records, answers
+};
+
+struct App {
+  AppEntry entry;
+  AppKeyRecord key;
+  const std::string &name() const { return entry.name; }
+  const AppId &id() const { return entry.app_id; }
+};
+
+struct Manifest {
+  HashedHeader head;
+  Bytes envelope;              // the signed header
+  std::vector<Entry> entries;  // sorted by name
+  uint64_t revision = 0;       // of the head key, for the next conditional commit
+  uint64_t version() const { return head.header.version; }
+  const Entry *find(std::string_view name) const;
+};
+
+// The signed pieces that prove which record belongs to a name: for an open request.
+struct ManifestProof {
+  Bytes header, body;
+  std::vector<Bytes> parts;
+};
+
+struct Written {
+  Manifest manifest;
+  std::vector<std::string> changed, unchanged, removed, unknown;  // unknown: unset, but not there
+};
+
+struct StoredMachine {
+  MachineRecord record;
+  uint64_t revision = 0;
+};
+
+struct NewSpec {
+  StoredMachine machine;  // revision 0: a new Machine
+  MachineConfig config;
+  Hash undo{};  // its last good spec; zeros: none
+};
+
+struct Finding {
+  std::string app, object, problem;
+};
+
+class Vault {
+ public:
+  // Refuses a vault that was moved away (kFailedPrecondition), and one of an unknown format.
+  static Result<Vault> open(Storage storage, SigningKey writer, Pins pins);
+  // Makes an empty storage a vault.  A vault that is there stays as it is.
+  static Result<void> initialize(const Storage &storage);
+
+  // ---- Apps ----
+  Result<App> create_app(std::string_view name, const AppId &id, ByteSpan signed_key, std::string_view who);
+  Result<std::vector<AppEntry>> apps() const;
+  Result<App> app(std::string_view name) const;  // kNotFound
+  Result<void> drop_app(const App &);
+
+  // ---- secrets ----
+  Result<Manifest> newest(const App &) const;
+  Result<Manifest> at(const App &, uint64_t version) const;
+  Result<Written> write(const App &, const std::vector<SealedSecret> &set,
+                        const std::vector<std::string> &unset, std::string_view who);
+  Result<ManifestProof> proof(const App &, const Manifest &, const std::vector<std::string> &names) const;
+  Result<Bytes> record(const App &, const Entry &) const;
+  // Signed headers first..last, both included.
+  Result<std::vector<Bytes>> headers(const App &, uint64_t first, uint64_t last) const;
+
+  // ---- Machines and releases ----
+  Result<std::vector<StoredMachine>> machines(const App &) const;
+  Result<SignedSpec> spec(const App &, const MachineRecord &, uint64_t number) const;
+  Result<SignedSpec> spec_by_hash(const App &, const MachineRecord &, const Hash &) const;
+  // A new release: the next launch spec of each Machine from `manifest`, in one commit.
+  struct Made {
+    Release release;
+    std::vector<SignedSpec> specs;  // in the order of `machines`
+  };
+  Result<Made> release(const App &, const Manifest &manifest, const std::vector<NewSpec> &machines,
+                       std::string_view reason, std::string_view who);
+  Result<void> finish_release(const App &, uint64_t number, ReleaseOutcome);
+  Result<std::vector<Release>> releases(const App &) const;
+  Result<StoredMachine> set_desired(const App &, const std::string &machine, Desired);
+  Result<void> remove_machine(const App &, const std::string &machine);
+
+  // ---- the whole ----
+  // Reads and checks everything; changes nothing.
+  Result<std::vector<Finding>> check() const;
+  // Copies everything to `target`, which must be empty (or the rest of a copy that was cut off), without
+  // opening a value, and marks this vault as moved to `where`.
+  Result<void> migrate(const Storage &target, std::string_view where,
+                       const std::function<void(size_t done, size_t total)> &progress);
+
+  const Storage &storage() const { return storage_; }
+  const Pins &pins() const { return pins_; }
+
+ private:
+  Vault(Storage storage, SigningKey writer, Pins pins)
+      : storage_(std::move(storage)), writer_(std::move(writer)), pins_(std::move(pins)) {}
+  Result<uint64_t> commit(std::string_view space, Batch batch);
+  Result<Manifest> load(const App &, Bytes envelope, uint64_t revision) const;
+  Result<Bytes> immutable(const App &, std::string_view kind, const Hash &) const;
+  Result<void> sweep(const App &, const Manifest &);
+  void check_app(const AppEntry &, std::vector<Finding> &) const;
+
+  Storage storage_;
+  SigningKey writer_;
+  Pins pins_;
+};
+
+}  // namespace coffer
+#endif

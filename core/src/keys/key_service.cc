@@ -1,0 +1,531 @@
+#include "coffer/keys/key_service.h"
+
+#include <algorithm>
+#include <map>
+
+#include "coffer/base/clock.h"
+#include "coffer/crypto/hpke_sender.h"
+#include "coffer/format/magic.h"
+#include "coffer/keys/opener.h"
+
+namespace coffer {
+namespace {
+
+// The store:
+//   space "keys":       root, identity, name/NAME
+//   space "app-APPID":  record (signed App key record), private, seen, grant/MACHINE, used/TOKEN
+constexpr std::string_view kKeysSpace = "keys", kRootKey = "root", kIdentityKey = "identity";
+constexpr std::string_view kRecordKey = "record", kPrivateKey = "private", kSeenKey = "seen";
+constexpr std::string_view kKmsKeyName = "coffer-root", kRootContext = "coffer root key v1";
+constexpr uint32_t kFirstEpoch = 1;
+constexpr uint64_t kClockSkewMs = 60 * 1000;
+constexpr int kMaxTries = 200;
+
+std::string app_space(const AppId &id) { return "app-" + hex(id); }
+std::string name_key(std::string_view name) { return "name/" + std::string(name); }
+std::string grant_key(std::string_view machine) { return "grant/" + std::string(machine); }
+std::string used_key(ByteSpan id) { return "used/" + hex(id); }
+
+Bytes encode(const WrappedKey &w) {
+  return begin("cfu1").text(w.key).text(w.version).bytes(w.ciphertext).bytes(w.annotations).take();
+}
+
+Result<WrappedKey> decode_wrapped(ByteSpan in) {
+  Decoder d(in);
+  WrappedKey w;
+  begins(d, "cfu1");
+  w.key = d.text();
+  w.version = d.text();
+  const ByteSpan ciphertext = d.bytes(), annotations = d.bytes();
+  if (!d.done()) return malformed("wrapped root key");
+  w.ciphertext.assign(ciphertext.begin(), ciphertext.end());
+  w.annotations.assign(annotations.begin(), annotations.end());
+  return w;
+}
+
+// A key of the root key's own, for one purpose.
+SecretBytes derived(const SecretBytes &root, std::string_view purpose) {
+  return *hkdf(root.reveal(), {}, Encoder().text(purpose).take(), 32);  // 32 bytes are always in range
+}
+
+// wrapped = nonce(24) ciphertext: XChaCha20-Poly1305 under a key derived from the root key.
+Result<Bytes> wrap(const SecretBytes &root, const SecretBytes &key, ByteSpan aad) {
+  const auto nonce = random_array<24>();
+  Aead aead(derived(root, "coffer wrap v1").reveal());
+  COFFER_TRY(const Bytes sealed, aead.seal(nonce, aad, key.reveal()));
+  return Encoder().raw(nonce).raw(sealed).take();
+}
+
+Result<SecretBytes> unwrap(const SecretBytes &root, ByteSpan wrapped, ByteSpan aad) {
+  Decoder d(wrapped);
+  const auto nonce = d.array<24>();
+  if (!d.ok()) return malformed("wrapped key");
+  Aead aead(derived(root, "coffer wrap v1").reveal());
+  return aead.open(nonce, aad, wrapped.subspan(24));
+}
+
+Bytes private_aad(const AppId &app, uint32_t epoch) {
+  return Encoder().text("coffer app private key v1").bytes(app).u32(epoch).take();
+}
+Bytes identity_aad() { return Encoder().text("coffer identity v1").take(); }
+
+struct NameEntry {
+  AppId app_id{};
+  bool destroyed = false;
+};
+Bytes encode(const NameEntry &n) { return begin("cfn1").raw(n.app_id).u8(n.destroyed).take(); }
+Result<NameEntry> decode_name(ByteSpan in) {
+  Decoder d(in);
+  NameEntry n;
+  begins(d, "cfn1");
+  n.app_id = d.array<16>();
+  n.destroyed = read_flag(d);
+  if (!d.done()) return malformed("name entry");
+  return n;
+}
+
+Bytes encode(const SeenHead &s) { return begin("cfh1").u64(s.version).raw(s.header).take(); }
+Result<SeenHead> decode_seen(ByteSpan in) {
+  Decoder d(in);
+  SeenHead s;
+  begins(d, "cfh1");
+  s.version = d.u64();
+  s.header = d.array<32>();
+  if (!d.done()) return malformed("newest seen header");
+  return s;
+}
+
+std::unexpected<Error> denied(std::string why) { return fail(ErrorCode::kPermissionDenied, std::move(why)); }
+
+// Walks signed headers from the newest one seen; answers the head they reach.
+Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<Bytes> &headers,
+                       const AppId &app, std::span<const PublicKey> writers,
+                       std::map<uint64_t, Hash> &chain) {
+  std::optional<SeenHead> at = seen;
+  if (at) chain.emplace(at->version, at->header);
+  std::optional<HashedHeader> previous;
+  for (const Bytes &envelope : headers) {
+    COFFER_TRY(const HashedHeader h, open_header(envelope, writers, app));
+    const uint64_t version = h.header.version;
+    if (previous && (h.header.previous != previous->hash || version != previous->header.version + 1))
+      return fail(ErrorCode::kDataLoss, "manifest header " + std::to_string(version) + " does not chain");
+    if (at && version <= at->version) {
+      if (version == at->version && h.hash != at->header)
+        return fail(ErrorCode::kDataLoss, "there are two manifests of version " + std::to_string(version),
+                    "The vault was forked or rolled back: restore it from a backup.");
+    } else if (at ? version != at->version + 1 || h.header.previous != at->header : version != 1) {
+      return fail(ErrorCode::kDataLoss, "manifest header " + std::to_string(version) +
+                                            " does not follow version " +
+                                            std::to_string(at ? at->version : 0) + ", the newest one seen");
+    } else {
+      at = SeenHead{version, h.hash};
+    }
+    chain.emplace(version, h.hash);
+    previous = h;
+  }
+  if (!at) return fail(ErrorCode::kDataLoss, "no manifest header");
+  if (seen && (!previous || previous->header.version < seen->version))
+    return fail(ErrorCode::kDataLoss,
+                "the vault's newest manifest is " + std::to_string(previous ? previous->header.version : 0) +
+                    ", but version " + std::to_string(seen->version) + " has been seen",
+                "The vault was rolled back: put the newer copy back, or restore a backup.");
+  return *at;
+}
+
+}  // namespace
+
+// The right of one host to boot one Machine.
+struct KeyService::Grant {
+  PublicKey host{};
+  uint64_t number = 0;  // of the newest launch spec opened
+  Hash spec{}, undo{};
+  bool revoked = false;
+
+  Bytes encode() const { return begin("cfg1").raw(host).u64(number).raw(spec).raw(undo).u8(revoked).take(); }
+  static Result<Grant> decode(ByteSpan in) {
+    Decoder d(in);
+    Grant g;
+    begins(d, "cfg1");
+    g.host = d.array<32>();
+    g.number = d.u64();
+    g.spec = d.array<32>();
+    g.undo = d.array<32>();
+    g.revoked = read_flag(d);
+    if (!d.done()) return malformed("grant");
+    return g;
+  }
+};
+
+Result<PublicKey> KeyService::initialize(const Storage &store, const Kms &kms) {
+  for (int tries = 0; tries < 2; ++tries) {
+    COFFER_TRY(const auto there, store.get(kKeysSpace, kIdentityKey));
+    if (there) {
+      if (there->value.size() < 32) return malformed("identity of the key service");
+      return to_array<32>(ByteSpan(there->value).first(32));
+    }
+    COFFER_CHECK(kms.create(kKmsKeyName));
+    const SecretBytes root = random_secret(32);
+    COFFER_TRY(const WrappedKey wrapped_root, kms.wrap(kKmsKeyName, root, as_bytes(kRootContext)));
+    const SigningKey identity = SigningKey::generate();
+    COFFER_TRY(const Bytes wrapped_seed, wrap(root, identity.seed(), identity_aad()));
+    Batch b;
+    b.require_absent(std::string(kRootKey)).require_absent(std::string(kIdentityKey));
+    b.put(std::string(kRootKey), encode(wrapped_root));
+    b.put(std::string(kIdentityKey), Encoder().raw(identity.public_key()).raw(wrapped_seed).take());
+    const auto done = store.commit(kKeysSpace, b);
+    if (done) return identity.public_key();
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+  }
+  return fail(ErrorCode::kAborted, "the key service's store is being set up by another process",
+              "Try again.");
+}
+
+Result<KeyService> KeyService::open(Storage store, OpenKms open_kms, std::vector<PublicKey> writers) {
+  return KeyService(std::move(store), std::move(open_kms), std::move(writers));
+}
+
+Result<const SecretBytes *> KeyService::root() {
+  if (root_.empty()) {
+    COFFER_TRY(const auto stored, store_.get(kKeysSpace, kRootKey));
+    if (!stored)
+      return fail(ErrorCode::kFailedPrecondition, "the key service has no root key yet",
+                  "Run `coffer init` first.");
+    COFFER_TRY(const WrappedKey wrapped, decode_wrapped(stored->value));
+    COFFER_TRY(const Kms kms, open_kms_());
+    COFFER_TRY(root_, kms.unwrap(wrapped, as_bytes(kRootContext)));
+    if (root_.size() != 32) {
+      root_.reset();
+      return fail(ErrorCode::kDataLoss, "the KMS answered a root key of the wrong size");
+    }
+  }
+  return &root_;
+}
+
+Result<const SigningKey *> KeyService::identity() {
+  if (!identity_) {
+    COFFER_TRY(const SecretBytes *root_key, root());
+    COFFER_TRY(const auto stored, store_.get(kKeysSpace, kIdentityKey));
+    if (!stored || stored->value.size() < 32) return malformed("identity of the key service");
+    const auto seed = unwrap(*root_key, ByteSpan(stored->value).subspan(32), identity_aad());
+    if (!seed) return std::unexpected(Error(seed.error()).in("identity of the key service"));
+    COFFER_TRY(SigningKey key, SigningKey::from_seed(seed->reveal()));
+    if (!std::ranges::equal(key.public_key(), ByteSpan(stored->value).first(32)))
+      return fail(ErrorCode::kDataLoss, "the identity of the key service was changed in its store");
+    identity_ = std::move(key);
+  }
+  return &*identity_;
+}
+
+Result<HmacSha256> KeyService::token_key() {
+  COFFER_TRY(const SecretBytes *root_key, root());
+  return HmacSha256(derived(*root_key, "coffer token key v1").reveal());
+}
+
+// ---- Apps ----
+
+Result<KeyService::AppKey> KeyService::create_app(std::string_view name) {
+  for (int tries = 0; tries < kMaxTries; ++tries) {
+    COFFER_TRY(const auto named, store_.get(kKeysSpace, name_key(name)));
+    std::optional<NameEntry> before;
+    if (named) {
+      COFFER_TRY(before, decode_name(named->value));
+      if (!before->destroyed) {
+        COFFER_TRY(auto record, store_.get(app_space(before->app_id), kRecordKey));
+        if (record) return AppKey{before->app_id, std::move(record->value)};
+        // Cut off between the two commits below: this App was never handed out.
+      }
+    }
+    COFFER_TRY(const SecretBytes *root_key, root());
+    COFFER_TRY(const SigningKey *id_key, identity());
+    AppKeyRecord record;
+    record.name = name;
+    record.app_id = random_array<16>();
+    record.epoch = kFirstEpoch;
+    if (before && before->destroyed) record.replaces = before->app_id;
+    const KeyPair pair = x25519_generate();
+    record.public_key = pair.public_key;
+    COFFER_TRY(Bytes wrapped, wrap(*root_key, pair.private_key, private_aad(record.app_id, record.epoch)));
+    AppKey out{record.app_id, sign(*id_key, kAppKeyLabel, coffer::encode(record))};
+
+    Batch keys;
+    keys.require_absent(std::string(kRecordKey));
+    keys.put(std::string(kRecordKey), out.signed_record);
+    keys.put(std::string(kPrivateKey), Encoder().u32(record.epoch).raw(wrapped).take());
+    COFFER_CHECK(store_.commit(app_space(record.app_id), keys));
+    Batch naming;
+    naming.require(name_key(name), named ? named->revision : 0);
+    naming.put(name_key(name), encode(NameEntry{record.app_id, false}));
+    const auto done = store_.commit(kKeysSpace, naming);
+    if (done) return out;
+    (void)store_.drop_space(app_space(record.app_id));
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+  }
+  return fail(ErrorCode::kAborted, "App " + std::string(name) + " is being created by others", "Try again.");
+}
+
+Result<void> KeyService::destroy_app(std::string_view name) {
+  COFFER_TRY(const auto named, store_.get(kKeysSpace, name_key(name)));
+  if (!named) return {};
+  COFFER_TRY(NameEntry entry, decode_name(named->value));
+  if (!entry.destroyed) {
+    entry.destroyed = true;
+    Batch b;
+    b.require(name_key(name), named->revision);
+    b.put(name_key(name), encode(entry));
+    COFFER_CHECK(store_.commit(kKeysSpace, b));
+  }
+  return store_.drop_space(app_space(entry.app_id));
+}
+
+Result<std::vector<KeyInfo>> KeyService::list() const {
+  std::vector<KeyInfo> out;
+  std::optional<Error> wrong;
+  COFFER_CHECK(store_.list(kKeysSpace, name_key(""), true, [&](Stored s) {
+    const auto entry = decode_name(s.value);
+    if (!entry) {
+      wrong = entry.error();
+      return false;
+    }
+    KeyInfo info;
+    info.app = s.key.substr(name_key("").size());
+    info.app_id = entry->app_id;
+    info.destroyed = entry->destroyed;
+    out.push_back(std::move(info));
+    return true;
+  }));
+  if (wrong) return std::unexpected(*wrong);
+  COFFER_TRY(const auto identity_entry, store_.get(kKeysSpace, kIdentityKey));
+  if (!identity_entry || identity_entry->value.size() < 32) return malformed("identity of the key service");
+  const PublicKey id = to_array<32>(ByteSpan(identity_entry->value).first(32));
+  for (KeyInfo &info : out) {
+    if (info.destroyed) continue;
+    COFFER_TRY(const auto record, store_.get(app_space(info.app_id), kRecordKey));
+    if (!record) continue;
+    COFFER_TRY(const ByteSpan payload, open_signed(record->value, kAppKeyLabel, {&id, 1}));
+    COFFER_TRY(const AppKeyRecord key, decode_app_key(payload));
+    info.epoch = key.epoch;
+    info.public_key = key.public_key;
+  }
+  return out;
+}
+
+Result<Opener> KeyService::opener(const AppId &app) {
+  COFFER_TRY(const auto stored, store_.get(app_space(app), kPrivateKey));
+  if (!stored) return denied("the key service has no key of this App");
+  COFFER_TRY(const SecretBytes *root_key, root());
+  Decoder d(stored->value);
+  const uint32_t epoch = d.u32();
+  auto key = unwrap(*root_key, d.raw(d.left()), private_aad(app, epoch));
+  if (!key) return std::unexpected(std::move(key).error().in("private key of the App"));
+  return Opener(app, epoch, *std::move(key));
+}
+
+// ---- freshness and grants ----
+
+Result<std::optional<SeenHead>> KeyService::seen(const AppId &app) const {
+  COFFER_TRY(const auto stored, store_.get(app_space(app), kSeenKey));
+  if (!stored) return std::nullopt;
+  COFFER_TRY(const SeenHead head, decode_seen(stored->value));
+  return head;
+}
+
+Result<void> KeyService::advance(const AppId &app, const std::vector<Bytes> &headers) {
+  for (int tries = 0; tries < kMaxTries; ++tries) {
+    COFFER_TRY(const auto stored, store_.get(app_space(app), kSeenKey));
+    std::optional<SeenHead> before;
+    if (stored) {
+      COFFER_TRY(before, decode_seen(stored->value));
+    }
+    std::map<uint64_t, Hash> chain;
+    COFFER_TRY(const SeenHead head, reach(before, headers, app, writers_, chain));
+    if (before && head.version == before->version) return {};
+    Batch b;
+    b.require(std::string(kSeenKey), stored ? stored->revision : 0);
+    b.put(std::string(kSeenKey), encode(head));
+    const auto done = store_.commit(app_space(app), b);
+    if (done) return {};
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+  }
+  return fail(ErrorCode::kAborted, "the newest seen header is being moved by others", "Try again.");
+}
+
+Result<std::pair<KeyService::Grant, uint64_t>> KeyService::find_grant(const AppId &app,
+                                                                      std::string_view machine) const {
+  COFFER_TRY(const auto stored, store_.get(app_space(app), grant_key(machine)));
+  if (!stored) return denied("Machine " + std::string(machine) + " has no grant");
+  COFFER_TRY(Grant grant, Grant::decode(stored->value));
+  if (grant.revoked) return denied("the grant of Machine " + std::string(machine) + " was revoked");
+  return std::pair(grant, stored->revision);
+}
+
+Result<void> KeyService::grant(const AppId &app, std::string_view machine, const PublicKey &host,
+                               ByteSpan signed_spec) {
+  COFFER_TRY(const SignedSpec spec, open_spec(Bytes(signed_spec.begin(), signed_spec.end()), writers_));
+  if (spec.spec.app_id != app || spec.spec.machine != machine)
+    return denied("the launch spec belongs to another Machine");
+  COFFER_TRY(const auto app_key, store_.get(app_space(app), kRecordKey));
+  if (!app_key) return denied("the key service has no key of this App");
+  Grant g;
+  g.host = host;
+  g.number = spec.spec.number;
+  g.spec = spec.hash;
+  g.undo = spec.spec.undo;
+  Batch b;
+  b.require_absent(grant_key(machine));
+  b.put(grant_key(machine), g.encode());
+  const auto done = store_.commit(app_space(app), b);
+  if (done || done.error().code != ErrorCode::kAborted)
+    return done ? Result<void>{} : std::unexpected(done.error());
+  COFFER_TRY(const auto there, find_grant(app, machine));  // a revoked one stays revoked
+  if (there.first.host != host)
+    return denied("Machine " + std::string(machine) + " is granted to another host");
+  return {};
+}
+
+Result<void> KeyService::revoke(const AppId &app, std::string_view machine) {
+  for (int tries = 0; tries < kMaxTries; ++tries) {
+    COFFER_TRY(const auto stored, store_.get(app_space(app), grant_key(machine)));
+    if (!stored) return {};
+    COFFER_TRY(Grant grant, Grant::decode(stored->value));
+    if (grant.revoked) return {};
+    grant.revoked = true;
+    Batch b;
+    b.require(grant_key(machine), stored->revision);
+    b.put(grant_key(machine), grant.encode());
+    const auto done = store_.commit(app_space(app), b);
+    if (done) return {};
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+  }
+  return fail(ErrorCode::kAborted, "the grant is being changed by others", "Try again.");
+}
+
+// ---- for hosts ----
+
+Result<Bytes> KeyService::token(ByteSpan signed_request) {
+  // Who signs is not known before the grant is: read the claims first, trust them after.
+  Decoder peek(signed_request);
+  begins(peek, "cfs1");
+  COFFER_TRY(const TokenRequest claimed, decode_token_request(peek.bytes()));
+  COFFER_TRY(const auto found, find_grant(claimed.app_id, claimed.machine));
+  const Grant &grant = found.first;
+  if (!open_signed(signed_request, kTokenRequestLabel, {&grant.host, 1}))
+    return denied("the token request is not signed by the host that was granted Machine " + claimed.machine);
+  COFFER_TRY(HmacSha256 key, token_key());
+  MachineToken token;
+  token.id = random_array<16>();
+  token.app_id = claimed.app_id;
+  token.machine = claimed.machine;
+  token.instance_id = claimed.instance_id;
+  token.host = grant.host;
+  token.spec = claimed.spec;
+  token.issued_ms = now_ms();
+  token.expires_ms = token.issued_ms + kTokenLifetimeMs;
+  return coffer::encode(token, key);
+}
+
+Result<Bytes> KeyService::open(ByteSpan signed_request) {
+  Decoder peek(signed_request);
+  begins(peek, "cfs1");
+  COFFER_TRY(const OpenRequest request, decode_open_request(peek.bytes()));
+  COFFER_TRY(HmacSha256 mac_key, token_key());
+  COFFER_TRY(const MachineToken token, decode_token(request.token, mac_key));
+  if (!open_signed(signed_request, kOpenRequestLabel, {&token.host, 1}))
+    return denied("the open request is not signed by the token's host");
+  const uint64_t now = now_ms();
+  if (now >= token.expires_ms) return denied("the machine token has expired");
+  if (token.issued_ms > now + kClockSkewMs) return denied("the machine token was issued in the future");
+
+  COFFER_TRY(auto found, find_grant(token.app_id, token.machine));
+  auto &[grant, grant_revision] = found;
+  if (grant.host != token.host) return denied("the grant belongs to another host");
+  COFFER_TRY(const SignedSpec spec, open_spec(request.spec, writers_));
+  if (spec.hash != token.spec) return denied("the machine token is for another launch spec");
+  if (spec.spec.app_id != token.app_id || spec.spec.machine != token.machine)
+    return denied("the launch spec belongs to another Machine");
+
+  const std::string space = app_space(token.app_id);
+  Batch batch;
+  batch.require_absent(used_key(token.id));
+  batch.put(used_key(token.id), Encoder().u64(token.expires_ms).take());
+
+  const bool known = spec.hash == grant.spec || (grant.undo != Hash{} && spec.hash == grant.undo);
+  if (!known) {
+    if (spec.spec.number <= grant.number)
+      return denied("launch spec " + std::to_string(spec.spec.number) + " is not the newest one of Machine " +
+                    token.machine + ", nor the one before it");
+    grant.number = spec.spec.number;
+    grant.spec = spec.hash;
+    grant.undo = spec.spec.undo;
+  }
+  COFFER_TRY(const auto stored_seen, store_.get(space, kSeenKey));
+  std::optional<SeenHead> before;
+  if (stored_seen) {
+    COFFER_TRY(before, decode_seen(stored_seen->value));
+  }
+  if (!known) {
+    std::map<uint64_t, Hash> chain;
+    COFFER_TRY(const SeenHead head, reach(before, request.headers, token.app_id, writers_, chain));
+    const auto at = chain.find(spec.spec.version);
+    if (at == chain.end() || at->second != spec.spec.header)
+      return fail(ErrorCode::kDataLoss, "launch spec " + std::to_string(spec.spec.number) +
+                                            " names a manifest that is not in the chain");
+    if (!before || head.version > before->version) {
+      batch.require(std::string(kSeenKey), stored_seen ? stored_seen->revision : 0);
+      batch.put(std::string(kSeenKey), encode(head));
+    }
+    batch.put(grant_key(token.machine), grant.encode());
+  }
+  // In any case: a revocation in between makes this open fail.
+  batch.require(grant_key(token.machine), grant_revision);
+
+  // The launch spec pins the manifest, the manifest its parts, a part the records.
+  COFFER_TRY(const HashedHeader header, open_header(request.proof_header, writers_, token.app_id));
+  if (header.hash != spec.spec.header || header.header.version != spec.spec.version)
+    return fail(ErrorCode::kDataLoss, "the manifest is not the one that the launch spec names");
+  if (sha256(request.proof_body) != header.header.body)
+    return fail(ErrorCode::kDataLoss, "the manifest's body was changed");
+  COFFER_TRY(const Body body, decode_body(request.proof_body));
+  std::vector<Entry> entries;
+  for (const Bytes &part : request.proof_parts) {
+    if (std::ranges::find(body.parts, sha256(part)) == body.parts.end())
+      return fail(ErrorCode::kDataLoss, "a part of the manifest was changed");
+    COFFER_CHECK(decode_part(part, entries));
+  }
+  COFFER_TRY(Opener app_opener, opener(token.app_id));
+  std::vector<OpenedSecret> opened;
+  for (const auto &[name, record] : request.records) {
+    const auto entry = std::ranges::lower_bound(entries, name, {}, &Entry::name);
+    if (entry == entries.end() || entry->name != name)
+      return fail(ErrorCode::kDataLoss, "secret " + name + " is not in the manifest");
+    if (sha256(record) != entry->record)
+      return fail(ErrorCode::kDataLoss, "the record of secret " + name + " was changed");
+    auto value = app_opener.open(name, record);
+    if (!value) return std::unexpected(std::move(value).error().in("secret " + name));
+    opened.push_back({name, *std::move(value)});
+  }
+
+  COFFER_TRY(const SigningKey *id_key, identity());
+  OpenAnswer answer;
+  answer.request = sha256(signed_request);
+  COFFER_TRY(HpkeSender sender, HpkeSender::setup(request.ephemeral, answer_info(answer.request)));
+  answer.enc = sender.enc();
+  COFFER_TRY(answer.ciphertext, sender.seal(answer.request, encode_opened(opened).reveal()));
+
+  // Tokens that have expired need no marker any more.
+  COFFER_CHECK(store_.list(space, "used/", true, [&](Stored s) {
+    Decoder d(s.value);
+    if (d.u64() + kClockSkewMs < now) batch.erase(std::move(s.key));
+    return true;
+  }));
+  // Durable before anything is handed out.
+  const auto done = store_.commit(space, batch);
+  if (!done) {
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+    COFFER_TRY(const auto used, store_.get(space, used_key(token.id)));
+    if (used) return denied("the machine token was used before");
+    return fail(ErrorCode::kAborted, "grant or manifest changed meanwhile", "Try again.");
+  }
+  return sign(*id_key, kOpenAnswerLabel, coffer::encode(answer));
+}
+
+}  // namespace coffer

@@ -1,0 +1,35 @@
+// Where things lie in a vault's storage.
+//   space "vault":       format
+//   space "apps":        NAME -> signed App entry
+//   space "app-APPID":   key  head  header/VERSION  body/HASH  part/HASH  record/HASH
+//                        machine/ID  spec/ID/NUMBER  release/NUMBER  sweep
+//   in every space:      moved -> where the vault went (vault_migrate.cc)
+#ifndef COFFER_VAULT_LAYOUT_H
+#define COFFER_VAULT_LAYOUT_H
+
+#include "coffer/format/app.h"
+
+namespace coffer::layout {
+
+inline constexpr std::string_view kVaultSpace = "vault", kFormatKey = "format", kFormat = "coffer vault 1";
+inline constexpr std::string_view kAppsSpace = "apps", kAppPrefix = "app-";
+inline constexpr std::string_view kMovedKey = "moved", kSweepKey = "sweep";
+inline constexpr std::string_view kHeadKey = "head", kKeyKey = "key";
+
+inline std::string space(const AppId &id) { return std::string(kAppPrefix) + hex(id); }
+// Twenty digits, so that numbers sort as they count.
+inline std::string number(uint64_t n) {
+  std::string digits = std::to_string(n);
+  return std::string(20 - digits.size(), '0') + digits;
+}
+inline std::string header(uint64_t version) { return "header/" + number(version); }
+inline std::string named(std::string_view kind, const Hash &hash) {
+  return std::string(kind) + "/" + hex(hash);
+}
+inline std::string machine(std::string_view id) { return "machine/" + std::string(id); }
+inline std::string specs(std::string_view machine_id) { return "spec/" + std::string(machine_id) + "/"; }
+inline std::string spec(std::string_view machine_id, uint64_t n) { return specs(machine_id) + number(n); }
+inline std::string release(uint64_t n) { return "release/" + number(n); }
+
+}  // namespace coffer::layout
+#endif

@@ -1,0 +1,33 @@
+#include "coffer/vault/sealer.h"
+
+#include "coffer/format/record.h"
+
+namespace coffer {
+
+Result<Sealer> Sealer::create(const AppKeyRecord &key, const SecretBytes &digest_credential) {
+  COFFER_TRY(HpkeSender sender, HpkeSender::setup(key.public_key, seal_info(key.app_id, key.epoch)));
+  return Sealer(key, std::move(sender), DigestKey(digest_credential, key.app_id));
+}
+
+Result<SealedSecret> Sealer::seal(std::string_view name, const SecretBytes &value) {
+  if (value.size() > kMaxValueSize)
+    return fail(ErrorCode::kInvalidArgument,
+                "secret " + std::string(name) + ": the value has " + std::to_string(value.size()) +
+                    " bytes, the limit is 1,048,576",
+                "Keep large data in a file or an object store and put its key here.");
+  Record record;
+  record.epoch = key_.epoch;
+  record.enc = sender_.enc();
+  record.sequence = sender_.sequence();
+  const SecretBytes padded = pad(value);
+  COFFER_TRY(record.ciphertext, sender_.seal(seal_aad(key_.app_id, key_.epoch, name), padded.reveal()));
+  SealedSecret out;
+  out.name = name;
+  out.record = encode(record);
+  out.hash = sha256(out.record);
+  out.digest = digest_key_.digest(name, value);
+  out.flags = value_flags(name, value);
+  return out;
+}
+
+}  // namespace coffer

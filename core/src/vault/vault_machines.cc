@@ -1,0 +1,213 @@
+// Machines and releases in the vault: signed records, changed by conditional commits.
+#include <algorithm>
+
+#include "coffer/base/clock.h"
+#include "coffer/vault/vault.h"
+#include "layout.h"
+
+namespace coffer {
+namespace {
+
+constexpr int kMaxTries = 200;
+
+std::string context(const App &app, std::string_view object) {
+  return "App " + app.name() + ": " + std::string(object);
+}
+
+Result<MachineRecord> read_machine(const Stored &s, const App &app, const Pins &pins) {
+  const std::string id = s.key.substr(layout::machine("").size());
+  const auto read = [&]() -> Result<MachineRecord> {
+    COFFER_TRY(const ByteSpan payload, open_signed(s.value, kMachineLabel, pins.writers));
+    COFFER_TRY(MachineRecord m, decode_machine(payload));
+    if (m.id != id || m.app_id != app.id())
+      return fail(ErrorCode::kDataLoss, "record belongs to another Machine");
+    return m;
+  };
+  auto m = read();
+  if (!m) return std::unexpected(std::move(m).error().in(context(app, "Machine " + id)));
+  return m;
+}
+
+Result<SignedSpec> read_spec(Bytes envelope, std::string_view key, const App &app, std::string_view machine,
+                             const Pins &pins) {
+  const auto read = [&]() -> Result<SignedSpec> {
+    COFFER_TRY(SignedSpec s, open_spec(std::move(envelope), pins.writers));
+    if (s.spec.app_id != app.id() || s.spec.machine != machine || layout::spec(machine, s.spec.number) != key)
+      return fail(ErrorCode::kDataLoss, "launch spec belongs to another place");
+    return s;
+  };
+  auto s = read();
+  if (!s)
+    return std::unexpected(
+        std::move(s).error().in(context(app, "Machine " + std::string(machine) + ": launch spec " +
+                                                 std::string(key.substr(key.size() - 20)))));
+  return s;
+}
+
+}  // namespace
+
+Result<std::vector<StoredMachine>> Vault::machines(const App &app) const {
+  std::vector<StoredMachine> out;
+  std::optional<Error> wrong;
+  COFFER_CHECK(storage_.list(layout::space(app.id()), layout::machine(""), true, [&](Stored s) {
+    auto m = read_machine(s, app, pins_);
+    if (!m) {
+      wrong = std::move(m).error();
+      return false;
+    }
+    out.push_back({*std::move(m), s.revision});
+    return true;
+  }));
+  if (wrong) return std::unexpected(*wrong);
+  std::ranges::sort(out, {},
+                    [](const StoredMachine &m) { return std::pair(m.record.created_ms, m.record.id); });
+  return out;
+}
+
+Result<SignedSpec> Vault::spec(const App &app, const MachineRecord &machine, uint64_t number) const {
+  const std::string key = layout::spec(machine.id, number);
+  COFFER_TRY(auto stored, storage_.get(layout::space(app.id()), key));
+  if (!stored)
+    return fail(ErrorCode::kDataLoss,
+                context(app, "Machine " + machine.id + ": launch spec " + std::to_string(number) +
+                                 " is missing from the vault"),
+                "Run `coffer vault check`, then restore a backup.");
+  COFFER_TRY(SignedSpec out, read_spec(std::move(stored->value), key, app, machine.id, pins_));
+  if (number == machine.spec_number && out.hash != machine.spec)
+    return fail(ErrorCode::kDataLoss,
+                context(app, "Machine " + machine.id + ": launch spec " + std::to_string(number) +
+                                 " is not the one of its record"));
+  return out;
+}
+
+Result<SignedSpec> Vault::spec_by_hash(const App &app, const MachineRecord &machine, const Hash &hash) const {
+  std::optional<Stored> found;
+  COFFER_CHECK(storage_.list(layout::space(app.id()), layout::specs(machine.id), true, [&](Stored s) {
+    if (sha256(s.value) == hash) found = std::move(s);
+    return !found;
+  }));
+  if (!found)
+    return fail(
+        ErrorCode::kDataLoss,
+        context(app, "Machine " + machine.id + ": its previous launch spec is missing from the vault"),
+        "Run `coffer vault check`, then restore a backup.");
+  return read_spec(std::move(found->value), found->key, app, machine.id, pins_);
+}
+
+Result<std::vector<Release>> Vault::releases(const App &app) const {
+  std::vector<Release> out;
+  std::optional<Error> wrong;
+  COFFER_CHECK(storage_.list(layout::space(app.id()), "release/", true, [&](Stored s) {
+    auto payload = open_signed(s.value, kReleaseLabel, pins_.writers);
+    auto release = payload ? decode_release(*payload) : std::unexpected(payload.error());
+    if (release && (release->app_id != app.id() || layout::release(release->number) != s.key))
+      release = fail(ErrorCode::kDataLoss, "record belongs to another release");
+    if (!release) {
+      wrong = std::move(release).error().in(context(app, s.key));
+      return false;
+    }
+    out.push_back(*std::move(release));
+    return true;
+  }));
+  if (wrong) return std::unexpected(*wrong);
+  return out;
+}
+
+Result<Vault::Made> Vault::release(const App &app, const Manifest &manifest,
+                                   const std::vector<NewSpec> &wanted, std::string_view reason,
+                                   std::string_view who) {
+  const std::string space = layout::space(app.id());
+  uint64_t number = 0;
+  COFFER_CHECK(storage_.list(space, "release/", false, [&](Stored s) {
+    number = std::max<uint64_t>(number, std::stoull(s.key.substr(std::string_view("release/").size())));
+    return true;
+  }));
+  Made out;
+  Release &release = out.release;
+  release.app_id = app.id();
+  release.number = number + 1;
+  release.version = manifest.version();
+  release.created_ms = now_ms();
+  release.who = who;
+  release.reason = reason;
+  Batch b;
+  b.require_absent(layout::release(release.number));
+  b.put(layout::release(release.number), sign(writer_, kReleaseLabel, encode(release)));
+  for (const NewSpec &w : wanted) {
+    LaunchSpec spec;
+    spec.app_id = app.id();
+    spec.machine = w.machine.record.id;
+    spec.number = w.machine.record.spec_number + 1;
+    spec.undo = w.undo;
+    spec.config = w.config;
+    spec.version = manifest.version();
+    spec.header = manifest.head.hash;
+    spec.release = release.number;
+    spec.created_ms = release.created_ms;
+    SignedSpec made;
+    made.envelope = sign(writer_, kLaunchSpecLabel, encode(spec));
+    made.hash = sha256(made.envelope);
+    MachineRecord record = w.machine.record;
+    record.app_id = app.id();
+    record.name = w.config.name;
+    record.desired = Desired::kStarted;
+    record.spec_number = spec.number;
+    record.spec = made.hash;
+    record.updated_ms = release.created_ms;
+    if (!record.created_ms) record.created_ms = release.created_ms;
+    b.require(layout::machine(record.id), w.machine.revision);
+    b.put(layout::machine(record.id), sign(writer_, kMachineLabel, encode(record)));
+    b.put(layout::spec(record.id, spec.number), made.envelope);
+    made.spec = std::move(spec);
+    out.specs.push_back(std::move(made));
+  }
+  COFFER_CHECK(commit(space, std::move(b)));
+  return out;
+}
+
+Result<void> Vault::finish_release(const App &app, uint64_t number, ReleaseOutcome outcome) {
+  COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), layout::release(number)));
+  if (!stored) return {};
+  COFFER_TRY(const ByteSpan payload, open_signed(stored->value, kReleaseLabel, pins_.writers));
+  COFFER_TRY(Release release, decode_release(payload));
+  release.outcome = outcome;
+  Batch b;
+  b.require(stored->key, stored->revision);
+  b.put(stored->key, sign(writer_, kReleaseLabel, encode(release)));
+  COFFER_CHECK(commit(layout::space(app.id()), std::move(b)));
+  return {};
+}
+
+Result<StoredMachine> Vault::set_desired(const App &app, const std::string &machine, Desired desired) {
+  const std::string key = layout::machine(machine);
+  for (int tries = 0; tries < kMaxTries; ++tries) {
+    COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), key));
+    if (!stored)
+      return fail(ErrorCode::kNotFound, context(app, "Machine " + machine + " does not exist"),
+                  "See `coffer machine list`.");
+    COFFER_TRY(MachineRecord record, read_machine(*stored, app, pins_));
+    record.desired = desired;
+    record.updated_ms = now_ms();
+    Batch b;
+    b.require(key, stored->revision);
+    b.put(key, sign(writer_, kMachineLabel, encode(record)));
+    const auto done = commit(layout::space(app.id()), std::move(b));
+    if (done) return StoredMachine{std::move(record), *done};
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+  }
+  return fail(ErrorCode::kAborted,
+              context(app, "Machine " + machine + " is being changed by others all the time"), "Try again.");
+}
+
+Result<void> Vault::remove_machine(const App &app, const std::string &machine) {
+  Batch b;
+  b.erase(layout::machine(machine));
+  COFFER_CHECK(storage_.list(layout::space(app.id()), layout::specs(machine), false, [&](Stored s) {
+    b.erase(s.key);
+    return true;
+  }));
+  COFFER_CHECK(commit(layout::space(app.id()), std::move(b)));
+  return {};
+}
+
+}  // namespace coffer
