@@ -1,0 +1,26 @@
+// engine.toml: which plugin serves which purpose, and with which options.
+#ifndef COFFER_CONFIG_ENGINE_CONFIG_H
+#define COFFER_CONFIG_ENGINE_CONFIG_H
+
+#include <filesystem>
+#include <vector>
+
+#include "coffer/plugin_host/plugin.h"
+
+namespace coffer {
+
+struct EngineConfig {
+  std::filesystem::path file, base_dir;  // absolute; relative paths in the file start at base_dir
+  // A table that the file does not have leaves `plugin` empty; opening it then says so.
+  PluginConfig storage, kms, runtime;
+  PluginConfig keys_storage, agent_storage;  // default: storage-sqlite, keys.db and agent.db
+  std::vector<PluginConfig> injectors;       // in the order of the file; default: inject-file, inject-env
+};
+
+// The file names the code that is loaded, so it must belong to root or to us and be writable by nobody else
+// (kPermissionDenied).  What is wrong inside is kInvalidArgument with "FILE:LINE" and the key, never a value.
+// Options are only turned into text here; the plugin's schema is checked when it is opened.
+Result<EngineConfig> read_engine_config(const std::filesystem::path &file);
+
+}  // namespace coffer
+#endif
