@@ -1,4 +1,7 @@
-/* coffer/injector.h - "coffer.injector/1": decides which secrets go where.  Two pure functions, no I/O. */
+/* coffer/injector.h - "coffer.injector/1": decides which secrets go where.  Two pure functions, no I/O.
+ * The host plans with all names, opens only what was asked for, and renders.  Every delivery of render() was
+ * announced by plan() with the same via, name, mode, flags and owner, and each announced one is made once.  An
+ * emit callback that answers other than 0 ends the call, which is then OK. */
 #ifndef COFFER_INJECTOR_H
 #define COFFER_INJECTOR_H
 #include "runtime.h"
@@ -28,8 +31,11 @@ typedef int32_t (*coffer_emit_delivery)(void *ctx, const coffer_delivery *)
 typedef struct coffer_injector {
   uint32_t struct_size, minor;
   uint64_t features;
+  /* A secret that the bindings name and the manifest lacks: NOT_FOUND.  Bindings that are wrong:
+   * INVALID_ARGUMENT, without quoting them.  A via that is not in `vias`: FAILED_PRECONDITION. */
   coffer_status (*plan)(coffer_instance *, const coffer_call *, const coffer_inject_request *,
                         coffer_emit_need, void *) COFFER_NOEXCEPT;
+  /* A value that cannot go there: FAILED_PRECONDITION or INVALID_ARGUMENT, naming the secret and no byte of it. */
   coffer_status (*render)(coffer_instance *, const coffer_call *, const coffer_inject_request *,
                           coffer_emit_delivery, void *) COFFER_NOEXCEPT;
 } coffer_injector;
