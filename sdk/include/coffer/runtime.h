@@ -102,7 +102,10 @@ typedef struct coffer_exec_io { /* host-owned */
   void *ctx;
   coffer_emit_chunk out;
   int64_t (*in)(void *ctx, void *buf,
-                size_t size) COFFER_NOEXCEPT; /* blocks; 0 = end of input, -1 = cancelled */
+                size_t size) COFFER_NOEXCEPT; /* called only when in_fd is readable; 0 = end, -1 = cancelled */
+  int32_t in_fd; /* poll()able: readable when in() would not block; -1 = no input.  So a command that ends
+                    while nobody types leaves no call of in() behind. */
+  int32_t reserved;
 } coffer_exec_io;
 typedef struct coffer_exec_spec {
   uint32_t struct_size, flags;
