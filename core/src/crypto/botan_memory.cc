@@ -6,7 +6,10 @@
 // in the archive, whose object and pool are then not linked at all.  If another version of Botan moves one
 // of these functions to another object, the linker reports a duplicate or Botan's pool is used: slower, not
 // less safe.
+//
+// The arena is not inherited by a fork: a child that goes on without exec must not use crypto.
 #include <botan/mem_ops.h>
+#include <botan/secmem.h>
 #include <botan/version.h>
 
 #include <new>
