@@ -1,0 +1,158 @@
+// Agent: boots, watches and destroys the Machines of its host.
+//
+// Order of a boot (nothing is opened before it is needed; the old instance runs until the new one is ready):
+//   plan -> create the new instance -> machine token -> open -> render -> stop the old instance -> start the
+//   new one.  If a step fails, the new instance is removed; was the old one stopped by then, its launch spec
+//   is booted again.
+// Every Machine has a lease in the agent's own store, taken by a conditional commit: two processes never act
+// on one Machine at once, and who finds the lease of a process that died finishes or undoes what it was
+// doing. Thread rule: one thread at a time.
+#ifndef COFFER_AGENT_AGENT_H
+#define COFFER_AGENT_AGENT_H
+
+#include <functional>
+#include <set>
+
+#include "coffer/keys/protocol.h"
+#include "coffer/plugin_host/storage.h"
+
+namespace coffer {
+
+// What an instance was booted from.
+struct InstanceRecord {
+  std::string instance_id;
+  Bytes handle;  // of the runtime; empty until it has created the instance
+  Hash spec{};
+  uint64_t spec_number = 0, version = 0, release = 0;
+  uint64_t started_ms = 0;
+};
+
+enum class State : uint8_t { kCreated = 1, kStarting, kStarted, kStopping, kStopped, kFailed, kDestroyed };
+std::string_view to_string(State);
+
+// What the agent keeps of one Machine.
+struct MachineState {
+  AppId app_id{};
+  std::string app, machine, name;
+  State state = State::kCreated;          // by our own doing; the runtime knows whether it still holds
+  std::optional<InstanceRecord> current;  // runs, or ran last
+  std::optional<InstanceRecord> pending;  // being booted
+  std::vector<Bytes> leftovers;           // handles of instances to destroy
+  Hash last_good{};                       // launch spec of the last instance that started
+  Bytes receipt;                          // signed by the host: what runs
+  std::string message;                    // why it is in this state
+  std::string lease_owner;                // empty: free
+  uint64_t lease_attempt = 0, lease_until_ms = 0;
+  uint64_t updated_ms = 0;
+};
+
+// A Machine as it is now.
+struct MachineView {
+  MachineState state;
+  State now = State::kCreated;  // what the runtime says, where an instance should run
+  std::string message;
+  std::optional<int32_t> exit_code;  // of an instance that ended
+  int32_t exit_signal = 0;
+  bool cut_off = false;  // a boot was cut off: the next boot finishes or undoes it
+};
+
+// The order to boot one Machine: a signed launch spec, and where its sealed values come from.
+struct BootOrder {
+  std::string app;
+  Bytes spec;                  // signed
+  std::vector<Entry> secrets;  // of the manifest that the spec names
+  struct Sealed {
+    std::vector<Bytes> headers;  // from the newest one seen to the head
+    Bytes proof_header, proof_body;
+    std::vector<Bytes> proof_parts;
+    std::vector<std::pair<std::string, Bytes>> records;
+  };
+  std::function<Result<Sealed>(const std::vector<std::string> &names)> fetch;
+};
+
+struct BootOutcome {
+  MachineState state;
+  std::optional<Error> failed;  // why the new instance does not run
+  bool went_back = false;       // then the previous launch spec runs again
+  std::vector<std::string> warnings;
+};
+
+class Agent {
+ public:
+  struct Config {
+    Storage store;
+    std::function<Result<Runtime>()> open_runtime;                  // called once, when a Machine is touched
+    std::function<Result<std::vector<Injector>>()> open_injectors;  // called once, when one is booted
+    SigningKey host_key;
+    std::vector<PublicKey> writers;
+    PublicKey identity{};      // of the key service
+    BootKeys *keys = nullptr;  // REQUIRES: outlives the agent
+    int cancel_fd = -1;        // readable: end soon, in a clean state
+    std::function<void(std::string_view machine, std::string_view step)> progress;
+  };
+  static Agent create(Config config);
+
+  const PublicKey &host() const { return config_.host_key.public_key(); }
+
+  // `way_back`: what runs now, to be booted again if `next` does not start; nullptr: nothing does.
+  Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back);
+  // Boots the launch spec that ran before once more, after a newer one has run: the way back of a whole
+  // release.
+  Result<BootOutcome> boot_again(const BootOrder &previous);
+  // Opens what an env-only boot of `order` needs, for a command of this host (`coffer run`).
+  Result<std::vector<Delivery>> open_environment(const BootOrder &order, const std::set<std::string> &only);
+
+  // Before a Machine is known to anybody else: its state, with the lease held.  A state that nobody else
+  // knows and whose lease is dead is the rest of a creation that was cut off.
+  Result<void> reserve(const AppId &app, std::string_view app_name, const std::string &machine,
+                       std::string_view name);
+  Result<void> stop(const std::string &machine);
+  // REQUIRES: the grant was revoked before.  Gone is fine.
+  Result<void> destroy(const std::string &machine);
+
+  Result<std::vector<MachineState>> states() const;
+  Result<std::optional<MachineState>> state(const std::string &machine) const;
+  Result<MachineView> view(const MachineState &) const;
+
+  Result<void> logs(const MachineState &, const LogQuery &,
+                    const std::function<bool(uint32_t, int64_t, ByteSpan)> &);
+  Result<int32_t> exec(const MachineState &, const std::vector<std::string> &argv,
+                       const std::function<bool(uint32_t, ByteSpan)> &out,
+                       const std::function<int64_t(std::span<uint8_t>)> &in);
+  // Blocks until the Machine may have changed its state.
+  Result<void> wait_change(const MachineState &, uint64_t timeout_ns);
+
+  Result<const Runtime *> runtime() const;
+
+ private:
+  struct Held;  // a Machine whose lease is ours
+  struct Plan;  // what goes where
+  explicit Agent(Config config) : config_(std::move(config)) {}
+  Result<const std::vector<Injector> *> injectors() const;
+  Result<Held> take(const std::string &machine, const SignedSpec *first);
+  template <class T, class F>
+  Result<T> with_lease(const std::string &machine, const SignedSpec *first, F &&body);
+  Result<BootOutcome> boot_held(Held &, const SignedSpec &, const BootOrder &next, const BootOrder *way_back);
+  Result<void> save(Held &);
+  Result<void> give_back(Held &);
+  Result<void> recover(Held &);
+  Result<void> clear_leftovers(Held &);
+  Result<Plan> plan(const BootOrder &, const LaunchSpec &, const std::set<std::string> *only,
+                    uint32_t vias) const;
+  Result<std::vector<OpenedSecret>> open(const BootOrder &, const SignedSpec &,
+                                         const std::string &instance_id,
+                                         const std::vector<std::string> &names);
+  Result<std::vector<Delivery>> render(const Plan &, const std::vector<OpenedSecret> &) const;
+  Result<void> boot_once(Held &, const BootOrder &, const SignedSpec &, std::vector<std::string> &warnings,
+                         bool &old_stopped);
+  void step(const std::string &machine, std::string_view what) const;
+  bool cancelled() const;
+  CallOptions call_options(uint64_t timeout_ns) const;
+
+  Config config_;
+  mutable std::optional<Runtime> runtime_;
+  mutable std::optional<std::vector<Injector>> injectors_;
+};
+
+}  // namespace coffer
+#endif

@@ -1,0 +1,101 @@
+// Deployer: what the API does with an App and its Machines.  Writes manifests, makes launch specs, grants and
+// revokes, and has the agent boot.  It never sees a value.
+// Thread rule: one thread at a time.
+#ifndef COFFER_RELEASE_DEPLOYER_H
+#define COFFER_RELEASE_DEPLOYER_H
+
+#include "coffer/agent/agent.h"
+#include "coffer/vault/vault.h"
+
+namespace coffer {
+
+// A Machine as the vault wants it and the agent has it.
+struct MachineStatus {
+  StoredMachine stored;
+  SignedSpec spec;                  // the newest launch spec
+  std::optional<MachineView> view;  // absent: this host does not have it
+
+  State now() const { return view ? view->now : State::kCreated; }
+  bool started() const { return now() == State::kStarted; }
+  // Of the manifest that its current instance was booted with; 0: none.
+  uint64_t version() const { return view && view->state.current ? view->state.current->version : 0; }
+  uint64_t release() const { return view && view->state.current ? view->state.current->release : 0; }
+};
+
+struct MachineResult {
+  std::string id, name;
+  std::string result;  // "started", "kept" (the previous instance runs), "failed", "skipped"
+};
+
+struct RolloutResult {
+  uint64_t release = 0;  // 0: there was nothing to roll out
+  uint64_t version = 0;
+  std::vector<MachineResult> machines;
+  std::optional<Error> failed;  // the first failure, with the Machine's name
+  std::vector<std::string> warnings;
+};
+
+enum class SecretStatus { kDeployed, kStaged, kPartial, kRemoved };
+std::string_view to_string(SecretStatus);
+
+struct SecretView {
+  Entry entry;
+  SecretStatus status;
+};
+
+class Deployer {
+ public:
+  // REQUIRES: all three outlive it.  `who` goes into manifests and releases.
+  Deployer(Vault &vault, AppKeys &keys, Agent &agent, std::string who)
+      : vault_(vault), keys_(keys), agent_(agent), who_(std::move(who)) {}
+
+  Result<App> create_app(std::string_view name);
+  // Machines destroyed, keys and grants erased, then the space dropped.
+  Result<void> destroy_app(const App &);
+
+  // The newest manifest, checked against the newest one that the key service has seen: a vault that was
+  // rolled back or forked is refused (kDataLoss).
+  Result<Manifest> newest(const App &);
+  // Commits and reports the new head; acknowledged means both are durable.
+  Result<Written> write(const App &, const std::vector<SealedSecret> &set,
+                        const std::vector<std::string> &unset);
+
+  Result<std::vector<MachineStatus>> machines(const App &);
+  Result<MachineStatus> machine(const App &, std::string_view id_or_name);  // kNotFound
+  // Statuses of all secrets; with those removed from the manifest that a started Machine still has.
+  Result<std::vector<SecretView>> secrets(const App &, const Manifest &);
+
+  // A new release from the newest manifest: the App's started Machines are booted anew, one after the other.
+  // After a failure the ones already updated go back too.  Nothing to do, and not `force`d: release 0.
+  Result<RolloutResult> rollout(const App &, std::string_view reason, bool force);
+
+  struct Ran {
+    MachineStatus machine;
+    std::vector<std::string> warnings;
+  };
+  Result<Ran> run(const App &, MachineConfig config);
+  Result<Ran> start(const App &, const MachineStatus &);  // also: restart
+  Result<void> stop(const App &, const MachineStatus &);
+  Result<void> destroy(const App &, const MachineStatus &);
+
+  // A command of this host with the App's secrets: `body` gets the environment; the grant ends with it.
+  Result<void> run_local(const App &, const std::set<std::string> &only,
+                         const std::function<Result<void>(const std::vector<Delivery> &)> &body);
+
+ private:
+  // Finishes or undoes what a process that died has left: Machines never acknowledged, destroys begun.
+  Result<void> recover(const App &);
+  Result<Vault::Made> make_release(const App &, const Manifest &, std::vector<NewSpec> &,
+                                   std::string_view reason);
+  Result<BootOrder> order(const App &, SignedSpec spec);
+  Result<std::optional<BootOrder>> way_back(const App &, const MachineStatus &);
+  Result<void> undo_creation(const App &, const std::string &machine, uint64_t release);
+
+  Vault &vault_;
+  AppKeys &keys_;
+  Agent &agent_;
+  std::string who_;
+};
+
+}  // namespace coffer
+#endif

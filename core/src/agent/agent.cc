@@ -1,0 +1,297 @@
+// Leases, state, stop, destroy, and what the runtime says.  Booting: boot.cc.
+#include "coffer/agent/agent.h"
+
+#include <poll.h>
+
+#include <thread>
+
+#include "coffer/base/clock.h"
+#include "coffer/base/log.h"
+#include "coffer/base/process.h"
+#include "held.h"
+#include "state.h"
+
+namespace coffer {
+namespace {
+
+constexpr uint64_t kLeaseMs = 60 * 1000;
+constexpr auto kLeasePoll = std::chrono::milliseconds(20);
+constexpr auto kLeasePatience = std::chrono::seconds(120);
+constexpr uint64_t kSecondNs = 1'000'000'000;
+constexpr uint64_t kStopTimeoutNs = 10 * kSecondNs;
+
+std::string context(const MachineState &m) { return "App " + m.app + ": Machine " + m.machine; }
+
+State from_runtime(uint32_t state) {
+  switch (state) {
+    case COFFER_M_CREATED:
+      return State::kCreated;
+    case COFFER_M_STARTING:
+      return State::kStarting;
+    case COFFER_M_STARTED:
+      return State::kStarted;
+    case COFFER_M_STOPPING:
+      return State::kStopping;
+    case COFFER_M_STOPPED:
+      return State::kStopped;
+    default:
+      return State::kFailed;
+  }
+}
+
+}  // namespace
+
+Agent Agent::create(Config config) { return Agent(std::move(config)); }
+
+Result<const Runtime *> Agent::runtime() const {
+  if (!runtime_) {
+    COFFER_TRY(Runtime opened, config_.open_runtime());
+    runtime_ = std::move(opened);
+  }
+  return &*runtime_;
+}
+
+Result<const std::vector<Injector> *> Agent::injectors() const {
+  if (!injectors_) {
+    COFFER_TRY(std::vector<Injector> opened, config_.open_injectors());
+    injectors_ = std::move(opened);
+  }
+  return &*injectors_;
+}
+
+void Agent::step(const std::string &machine, std::string_view what) const {
+  log(LogLevel::kDebug, "agent", "Machine " + machine + ": " + std::string(what));
+  if (config_.progress) config_.progress(machine, what);
+}
+
+bool Agent::cancelled() const {
+  pollfd p{config_.cancel_fd, POLLIN, 0};
+  return config_.cancel_fd >= 0 && poll(&p, 1, 0) > 0;
+}
+
+CallOptions Agent::call_options(uint64_t timeout_ns) const { return {timeout_ns, config_.cancel_fd}; }
+
+// ---- leases ----
+
+Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *first) {
+  const auto give_up = std::chrono::steady_clock::now() + kLeasePatience;
+  for (;;) {
+    COFFER_TRY(const auto stored, config_.store.get(kMachinesSpace, machine));
+    Held held;
+    if (stored) {
+      COFFER_TRY(held.state, decode_state(stored->value));
+    } else if (first) {
+      held.state.app_id = first->spec.app_id;
+      held.state.machine = machine;
+      held.state.name = first->spec.config.name;
+    } else {
+      return fail(ErrorCode::kNotFound, "Machine " + machine + " is not on this host",
+                  "See `coffer machine list`.");
+    }
+    const std::string &owner = held.state.lease_owner;
+    if (!owner.empty() && owner != process_identity() && process_alive(owner)) {
+      if (cancelled())
+        return fail(ErrorCode::kCancelled, "interrupted while another coffer changes Machine " + machine);
+      if (std::chrono::steady_clock::now() > give_up)
+        return fail(ErrorCode::kUnavailable, "Machine " + machine + " is being changed by another coffer",
+                    "Wait until it is done, or end that process.");
+      // A storage backend need not tell of changes, so this is asked again and again.
+      std::this_thread::sleep_for(kLeasePoll);
+      continue;
+    }
+    held.state.lease_owner = process_identity();
+    held.state.lease_attempt += 1;
+    held.state.lease_until_ms = now_ms() + kLeaseMs;
+    Batch b;
+    b.require(machine, stored ? stored->revision : 0).put(machine, encode(held.state));
+    const auto done = config_.store.commit(kMachinesSpace, b);
+    if (done) {
+      held.revision = *done;
+      return held;
+    }
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+  }
+}
+
+Result<void> Agent::save(Held &held) {
+  held.state.updated_ms = now_ms();
+  held.state.lease_until_ms = held.state.updated_ms + kLeaseMs;
+  Batch b;
+  b.require(held.state.machine, held.revision).put(held.state.machine, encode(held.state));
+  const auto done = config_.store.commit(kMachinesSpace, b);
+  if (!done) {
+    if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
+    return fail(ErrorCode::kAborted, context(held.state) + " was taken over by another process");
+  }
+  held.revision = *done;
+  return {};
+}
+
+Result<void> Agent::give_back(Held &held) {
+  held.state.lease_owner.clear();
+  return save(held);
+}
+
+Result<void> Agent::clear_leftovers(Held &held) {
+  if (held.state.leftovers.empty()) return {};
+  COFFER_TRY(const Runtime *rt, runtime());
+  while (!held.state.leftovers.empty()) {
+    COFFER_CHECK(rt->destroy(held.state.leftovers.back(), true));
+    held.state.leftovers.pop_back();
+  }
+  return {};
+}
+
+// A boot was cut off.  The new instance is kept if its app runs, else removed.
+Result<void> Agent::recover(Held &held) {
+  MachineState &m = held.state;
+  if (m.pending) {
+    step(m.machine, "finishing what was cut off");
+    COFFER_TRY(const Runtime *rt, runtime());
+    COFFER_TRY(const auto found, rt->list({{"coffer.instance", m.pending->instance_id}}));
+    bool adopted = false;
+    for (const InstanceStatus &s : found) {
+      if (s.state == COFFER_M_STARTED && !adopted) {
+        if (m.current) m.leftovers.push_back(m.current->handle);
+        m.current = m.pending;
+        m.current->handle = s.handle;
+        m.last_good = m.current->spec;
+        m.state = State::kStarted;
+        adopted = true;
+      } else {
+        m.leftovers.push_back(s.handle);
+      }
+    }
+    m.pending.reset();
+    COFFER_CHECK(save(held));
+  }
+  COFFER_CHECK(clear_leftovers(held));
+  return {};
+}
+
+// ---- orders ----
+
+Result<void> Agent::reserve(const AppId &app, std::string_view app_name, const std::string &machine,
+                            std::string_view name) {
+  MachineState m;
+  m.app_id = app;
+  m.app = app_name;
+  m.machine = machine;
+  m.name = name;
+  m.lease_owner = process_identity();
+  m.lease_until_ms = now_ms() + kLeaseMs;
+  Batch b;
+  b.require_absent(machine).put(machine, encode(m));
+  COFFER_CHECK(config_.store.commit(kMachinesSpace, b));
+  return {};
+}
+
+Result<void> Agent::stop(const std::string &machine) {
+  return with_lease<void>(machine, nullptr, [&](Held &held) -> Result<void> {
+    COFFER_CHECK(recover(held));
+    MachineState &m = held.state;
+    if (m.current) {
+      step(machine, "stopping");
+      COFFER_TRY(const Runtime *rt, runtime());
+      COFFER_CHECK(rt->stop(m.current->handle, "", kStopTimeoutNs));
+    }
+    m.state = State::kStopped;
+    m.message.clear();
+    return {};
+  });
+}
+
+Result<void> Agent::destroy(const std::string &machine) {
+  COFFER_TRY(const auto there, state(machine));
+  if (!there) return {};
+  return with_lease<void>(machine, nullptr, [&](Held &held) -> Result<void> {
+    COFFER_CHECK(recover(held));
+    MachineState &m = held.state;
+    if (m.current) {
+      step(machine, "destroying");
+      COFFER_TRY(const Runtime *rt, runtime());
+      COFFER_CHECK(rt->stop(m.current->handle, "", kStopTimeoutNs));
+      COFFER_CHECK(rt->destroy(m.current->handle, true));
+    }
+    Batch b;
+    b.require(machine, held.revision).erase(machine);
+    COFFER_CHECK(config_.store.commit(kMachinesSpace, b));
+    held.gone = true;
+    return {};
+  });
+}
+
+// ---- what is ----
+
+Result<std::vector<MachineState>> Agent::states() const {
+  std::vector<MachineState> out;
+  std::optional<Error> wrong;
+  COFFER_CHECK(config_.store.list(kMachinesSpace, "", true, [&](Stored s) {
+    auto m = decode_state(s.value);
+    if (!m) {
+      wrong = std::move(m).error().in("Machine " + s.key);
+      return false;
+    }
+    out.push_back(*std::move(m));
+    return true;
+  }));
+  if (wrong) return std::unexpected(*wrong);
+  return out;
+}
+
+Result<std::optional<MachineState>> Agent::state(const std::string &machine) const {
+  COFFER_TRY(const auto stored, config_.store.get(kMachinesSpace, machine));
+  if (!stored) return std::nullopt;
+  COFFER_TRY(MachineState m, decode_state(stored->value));
+  return m;
+}
+
+Result<MachineView> Agent::view(const MachineState &m) const {
+  MachineView v;
+  v.state = m;
+  v.now = m.state;
+  v.message = m.message;
+  v.cut_off = m.pending && !process_alive(m.lease_owner);
+  if (!m.current || m.current->handle.empty()) return v;
+  COFFER_TRY(const Runtime *rt, runtime());
+  COFFER_TRY(const InstanceStatus s, rt->inspect(m.current->handle));
+  const bool ended = s.state == COFFER_M_STOPPED || s.state == COFFER_M_FAILED;
+  if (ended) {
+    v.exit_code = s.exit_code;
+    v.exit_signal = s.exit_signal;
+  }
+  if (m.state == State::kStarted || m.state == State::kStarting) {
+    v.now = from_runtime(s.state);
+    if (s.state == COFFER_M_GONE)
+      v.message = "its instance is gone";
+    else if (!s.message.empty())
+      v.message = s.message;
+  }
+  return v;
+}
+
+Result<void> Agent::logs(const MachineState &m, const LogQuery &query,
+                         const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) {
+  if (!m.current) return {};
+  COFFER_TRY(const Runtime *rt, runtime());
+  return rt->logs(m.current->handle, query, each, call_options(0));
+}
+
+Result<int32_t> Agent::exec(const MachineState &m, const std::vector<std::string> &argv,
+                            const std::function<bool(uint32_t, ByteSpan)> &out,
+                            const std::function<int64_t(std::span<uint8_t>)> &in) {
+  if (!m.current)
+    return fail(ErrorCode::kFailedPrecondition, context(m) + " is not started",
+                "Start it with `coffer machine start " + m.machine + "`.");
+  COFFER_TRY(const Runtime *rt, runtime());
+  return rt->exec(m.current->handle, argv, out, in, call_options(0));
+}
+
+Result<void> Agent::wait_change(const MachineState &m, uint64_t timeout_ns) {
+  if (!m.current) return {};
+  COFFER_TRY(const Runtime *rt, runtime());
+  COFFER_CHECK(rt->wait(m.current->handle, call_options(timeout_ns)));
+  return {};
+}
+
+}  // namespace coffer

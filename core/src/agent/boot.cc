@@ -1,0 +1,354 @@
+// One boot, in the order of agent.h.
+#include <algorithm>
+#include <map>
+
+#include "coffer/agent/agent.h"
+#include "coffer/base/clock.h"
+#include "coffer/base/json.h"
+#include "coffer/crypto/hpke_receiver.h"
+#include "coffer/format/magic.h"
+#include "held.h"
+
+namespace coffer {
+namespace {
+
+constexpr uint64_t kSecondNs = 1'000'000'000;
+constexpr uint64_t kCreateTimeoutNs = 60 * kSecondNs, kStartTimeoutNs = 60 * kSecondNs;
+constexpr size_t kMaxEnvEntry = 131071;  // MAX_ARG_STRLEN less the final NUL (execve(2))
+constexpr size_t kMaxEnvTotal =
+    2 * 1024 * 1024 - 64 * 1024;  // a quarter of the usual stack limit, less arguments
+constexpr std::string_view kFileAdvice =
+    "Mount it as a file instead: `--file /run/secrets/NAME=SECRET`, or [[files]] in the App config.";
+
+// What inject-file and inject-env are told (their READMEs); other injectors get an empty object.
+std::string bindings_for(std::string_view injector, const MachineConfig &config,
+                         const std::set<std::string> *only) {
+  JsonWriter j;
+  j.begin_object();
+  if (injector == "inject-file") {
+    j.key("files").begin_array();
+    for (const FileBinding &f : config.files) {
+      j.begin_object().field("guest_path", f.guest_path).field("mode", f.mode).field("env", f.env);
+      if (f.secret.empty())
+        j.field("value_base64", base64(as_bytes(f.literal)));
+      else
+        j.field("secret", f.secret).field("encoding", f.encoding == FileEncoding::kBase64 ? "base64" : "raw");
+      if (f.has_owner) j.field("uid", f.uid).field("gid", f.gid);
+      j.end_object();
+    }
+    j.end_array();
+  } else if (injector == "inject-env") {
+    j.key("also").begin_array();
+    for (const FileBinding &f : config.files)
+      if (f.env && !f.secret.empty()) j.value(f.secret);
+    j.end_array();
+    if (only) {
+      j.key("only").begin_array();
+      for (const std::string &name : *only) j.value(name);
+      j.end_array();
+    }
+  }
+  j.end_object();
+  return j.str();
+}
+
+// One entry or one file; two of a kind at one place cannot both be there.
+std::string place(const Delivery &d) { return (d.via == COFFER_VIA_ENV ? "variable " : "file ") + d.name; }
+
+}  // namespace
+
+std::vector<Delivery> Agent::Plan::places() const {
+  std::vector<Delivery> out;
+  for (const Piece &p : pieces)
+    for (const Need &n : p.needs) {
+      Delivery d;
+      d.via = n.where.via;
+      d.secret = n.where.secret;
+      d.name = n.where.name;
+      d.mode = n.where.mode;
+      d.has_owner = n.where.has_owner;
+      d.uid = n.where.uid;
+      d.gid = n.where.gid;
+      out.push_back(std::move(d));
+    }
+  return out;
+}
+
+Result<Agent::Plan> Agent::plan(const BootOrder &order, const LaunchSpec &spec,
+                                const std::set<std::string> *only, uint32_t vias) const {
+  COFFER_TRY(const std::vector<Injector> *all, injectors());
+  std::map<std::string_view, const Entry *> secrets;
+  std::vector<std::string> names;
+  for (const Entry &e : order.secrets) {
+    secrets.emplace(e.name, &e);
+    names.push_back(e.name);
+  }
+  Plan out;
+  std::set<std::string> taken, needed;
+  std::map<std::string, std::string> places;
+  for (const Injector &injector : *all) {
+    Plan::Piece piece{&injector, {}, taken, {}};
+    piece.request.vias = vias;
+    piece.request.app = order.app;
+    piece.request.machine = spec.machine;
+    piece.request.bindings_json = bindings_for(injector.name(), spec.config, only);
+    COFFER_TRY(piece.needs, injector.plan(piece.request, names, taken));
+    for (const Need &n : piece.needs) {
+      const std::string where = place(n.where);
+      if (!places.emplace(where, n.secret).second)
+        return fail(ErrorCode::kInvalidArgument, where + " would be given twice",
+                    "Remove one of the two from the Machine's config.");
+      if (n.secret.empty()) continue;
+      needed.insert(n.secret);
+      const auto at = secrets.find(n.secret);
+      if (at == secrets.end())
+        return fail(ErrorCode::kNotFound,
+                    "secret " + n.secret + " is needed for " + where + ", but it is not set",
+                    "Set it with `coffer secrets set " + n.secret + "=-`.");
+      const Entry &e = *at->second;
+      if (n.where.via == COFFER_VIA_ENV && !(e.flags & kEnvOk))
+        return fail(ErrorCode::kInvalidArgument,
+                    "secret " + e.name +
+                        " cannot be an environment variable: it holds a NUL byte, or NAME=VALUE is over "
+                        "131,071 bytes",
+                    std::string(kFileAdvice));
+    }
+    for (const Need &n : piece.needs)
+      if (!n.secret.empty()) taken.insert(n.secret);
+    out.pieces.push_back(std::move(piece));
+  }
+  for (const FileBinding &f : spec.config.files) {
+    const auto at = secrets.find(f.secret);
+    if (f.encoding == FileEncoding::kBase64 && at != secrets.end() && !(at->second->flags & kBase64Ok))
+      return fail(ErrorCode::kInvalidArgument,
+                  "secret " + f.secret + " is not base64, but file " + f.guest_path + " needs it to be",
+                  "Set it again as base64, or use `--file`, which takes exact bytes.");
+  }
+  for (const auto &[key, value] : spec.config.env)
+    if (places.contains("variable " + key))
+      out.warnings.push_back("variable " + key + " is set both plainly and as a secret: the secret wins");
+  out.names.assign(needed.begin(), needed.end());
+  return out;
+}
+
+Result<std::vector<OpenedSecret>> Agent::open(const BootOrder &order, const SignedSpec &spec,
+                                              const std::string &instance_id,
+                                              const std::vector<std::string> &names) {
+  TokenRequest token;
+  token.app_id = spec.spec.app_id;
+  token.machine = spec.spec.machine;
+  token.instance_id = instance_id;
+  token.spec = spec.hash;
+  token.nonce = random_array<16>();
+  OpenRequest request;
+  COFFER_TRY(request.token, config_.keys->token(sign(config_.host_key, kTokenRequestLabel, encode(token))));
+  request.spec = spec.envelope;
+  COFFER_TRY(BootOrder::Sealed sealed, order.fetch(names));
+  request.headers = std::move(sealed.headers);
+  request.proof_header = std::move(sealed.proof_header);
+  request.proof_body = std::move(sealed.proof_body);
+  request.proof_parts = std::move(sealed.proof_parts);
+  request.records = std::move(sealed.records);
+  const KeyPair ephemeral = x25519_generate();
+  request.ephemeral = ephemeral.public_key;
+  const Bytes signed_request = sign(config_.host_key, kOpenRequestLabel, encode(request));
+  COFFER_TRY(const Bytes signed_answer, config_.keys->open(signed_request));
+
+  COFFER_TRY(const ByteSpan payload, open_signed(signed_answer, kOpenAnswerLabel, {&config_.identity, 1}));
+  COFFER_TRY(const OpenAnswer answer, decode_open_answer(payload));
+  const Hash request_hash = sha256(signed_request);
+  if (answer.request != request_hash)
+    return fail(ErrorCode::kDataLoss, "the key service answered another request");
+  COFFER_TRY(HpkeReceiver receiver,
+             HpkeReceiver::setup(ephemeral.private_key.reveal(), answer.enc, answer_info(request_hash)));
+  COFFER_TRY(const SecretBytes plaintext, receiver.open(0, request_hash, answer.ciphertext));
+  COFFER_TRY(std::vector<OpenedSecret> opened, decode_opened(plaintext));
+  if (!std::ranges::equal(opened, names, {}, &OpenedSecret::name))
+    return fail(ErrorCode::kDataLoss, "the key service answered other secrets than were asked for");
+  return opened;
+}
+
+Result<std::vector<Delivery>> Agent::render(const Plan &plan, const std::vector<OpenedSecret> &opened) const {
+  std::vector<Delivery> out;
+  size_t env_total = 0;
+  for (const Plan::Piece &piece : plan.pieces) {
+    std::vector<const OpenedSecret *> its;
+    for (const OpenedSecret &s : opened)
+      if (std::ranges::any_of(piece.needs, [&](const Need &n) { return n.secret == s.name; }))
+        its.push_back(&s);
+    COFFER_TRY(std::vector<Delivery> rendered,
+               piece.injector->render(piece.request, its, piece.taken, piece.needs));
+    for (Delivery &d : rendered) {
+      if (d.via == COFFER_VIA_ENV) {
+        // Flags in a manifest are set by whoever sealed; this is the check that counts.
+        const size_t size = d.name.size() + 1 + d.value.size();
+        if (size > kMaxEnvEntry || std::ranges::find(d.value.reveal(), 0) != d.value.reveal().end())
+          return fail(ErrorCode::kInvalidArgument,
+                      "variable " + d.name + " cannot hold its secret: a NUL byte, or over 131,071 bytes",
+                      std::string(kFileAdvice));
+        env_total += size + 1 + sizeof(char *);
+      }
+      out.push_back(std::move(d));
+    }
+  }
+  if (env_total > kMaxEnvTotal)
+    return fail(ErrorCode::kInvalidArgument,
+                "the environment would have " + std::to_string(env_total) +
+                    " bytes, over the system's limit of about 2 MiB",
+                std::string(kFileAdvice));
+  return out;
+}
+
+// `old_stopped`: whether the instance that ran before was stopped on the way.
+Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSpec &spec,
+                              std::vector<std::string> &warnings, bool &old_stopped) {
+  MachineState &m = held.state;
+  const MachineConfig &config = spec.spec.config;
+  COFFER_TRY(const Runtime *rt, runtime());
+  step(m.machine, "preparing");
+  COFFER_TRY(const Plan what, plan(order, spec.spec, nullptr, rt->vias()));
+  warnings.insert(warnings.end(), what.warnings.begin(), what.warnings.end());
+  const std::vector<Delivery> places = what.places();
+  for (const Delivery &d : places) {
+    if (!(rt->vias() & d.via))
+      return fail(ErrorCode::kFailedPrecondition, "the runtime cannot deliver " + place(d));
+    if (d.secret && (rt->vias_exposed() & d.via))
+      return fail(ErrorCode::kFailedPrecondition, "the runtime would show " + place(d) + " to others");
+  }
+
+  InstanceRecord instance;
+  instance.instance_id = hex(random_array<13>());
+  instance.spec = spec.hash;
+  instance.spec_number = spec.spec.number;
+  instance.version = spec.spec.version;
+  instance.release = spec.spec.release;
+  m.pending = instance;
+  COFFER_CHECK(save(held));  // before it exists: who finds this lease dead knows what to look for
+
+  InstanceSpec create;
+  create.name = config.name;
+  create.instance_id = instance.instance_id;
+  create.image = config.image;
+  create.user = config.user;
+  create.workdir = config.workdir;
+  create.entrypoint = config.entrypoint;
+  create.argv = config.argv;
+  create.env = config.env;
+  create.env.emplace_back("COFFER_APP_NAME", m.app);
+  create.env.emplace_back("COFFER_MACHINE_ID", m.machine);
+  create.labels = {{"coffer.app", hex(m.app_id)},
+                   {"coffer.machine", m.machine},
+                   {"coffer.instance", instance.instance_id}};
+  COFFER_TRY(const InstanceStatus created, rt->create(create, places, call_options(kCreateTimeoutNs)));
+  m.pending->handle = created.handle;
+
+  step(m.machine, "opening secrets");
+  COFFER_TRY(const std::vector<OpenedSecret> opened, open(order, spec, instance.instance_id, what.names));
+  COFFER_TRY(const std::vector<Delivery> deliveries, render(what, opened));
+  if (cancelled()) return fail(ErrorCode::kCancelled, "interrupted");
+
+  if (m.current) {
+    COFFER_TRY(const InstanceStatus old, rt->inspect(m.current->handle));
+    if (old.state == COFFER_M_STARTED || old.state == COFFER_M_STARTING) {
+      step(m.machine, "stopping the old instance");
+      old_stopped = true;
+      COFFER_CHECK(rt->stop(m.current->handle, config.stop_signal, config.stop_timeout_ms * 1'000'000));
+    }
+  }
+  step(m.machine, "starting");
+  // Not cancellable: the Machine would be left with no instance at all.
+  COFFER_CHECK(rt->start(created.handle, deliveries, {kStartTimeoutNs, -1}));
+  COFFER_TRY(const InstanceStatus started, rt->inspect(created.handle));
+
+  if (m.current) m.leftovers.push_back(m.current->handle);
+  m.current = *m.pending;
+  m.current->handle = started.handle;
+  m.current->started_ms = now_ms();
+  m.pending.reset();
+  m.name = config.name;
+  m.last_good = spec.hash;
+  m.state = State::kStarted;
+  m.message.clear();
+  m.receipt = sign(config_.host_key, kReceiptLabel,
+                   begin("cfz1")
+                       .raw(m.app_id)
+                       .text(m.machine)
+                       .text(m.current->instance_id)
+                       .raw(spec.hash)
+                       .u64(spec.spec.version)
+                       .u64(m.current->started_ms)
+                       .take());
+  COFFER_CHECK(save(held));
+  step(m.machine, "started");
+  return {};
+}
+
+Result<BootOutcome> Agent::boot(const BootOrder &next, const BootOrder *way_back) {
+  COFFER_TRY(const SignedSpec spec, open_spec(next.spec, config_.writers));
+  return with_lease<BootOutcome>(spec.spec.machine, &spec,
+                                 [&](Held &held) { return boot_held(held, spec, next, way_back); });
+}
+
+Result<BootOutcome> Agent::boot_again(const BootOrder &previous) {
+  COFFER_TRY(const SignedSpec spec, open_spec(previous.spec, config_.writers));
+  return with_lease<BootOutcome>(spec.spec.machine, &spec, [&](Held &held) -> Result<BootOutcome> {
+    COFFER_CHECK(recover(held));
+    // Its number is lower than that of what runs, by intent.
+    if (held.state.current) held.state.current->spec_number = 0;
+    return boot_held(held, spec, previous, nullptr);
+  });
+}
+
+Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const BootOrder &next,
+                                     const BootOrder *way_back) {
+  MachineState &m = held.state;
+  m.app = next.app;
+  COFFER_CHECK(recover(held));
+  BootOutcome out;
+  if (m.current && m.current->spec_number > spec.spec.number)
+    return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs launch spec " +
+                                         std::to_string(m.current->spec_number) + " already, which is newer");
+  bool old_stopped = false;
+  const auto forget_pending = [&]() -> Result<void> {
+    if (!m.pending) return {};
+    if (!m.pending->handle.empty()) m.leftovers.push_back(m.pending->handle);
+    m.pending.reset();
+    return clear_leftovers(held);
+  };
+  auto booted = boot_once(held, next, spec, out.warnings, old_stopped);
+  if (!booted) {
+    out.failed = booted.error();
+    COFFER_CHECK(forget_pending());
+    if (!old_stopped) {
+      out.went_back = m.current && m.state == State::kStarted;
+      if (!out.went_back) m.state = State::kFailed;
+    } else if (way_back) {
+      step(m.machine, "going back to the previous launch spec");
+      COFFER_TRY(const SignedSpec previous, open_spec(way_back->spec, config_.writers));
+      std::vector<std::string> seen_before;
+      auto back = boot_once(held, *way_back, previous, seen_before, old_stopped);
+      out.went_back = back.has_value();
+      if (!back) {
+        COFFER_CHECK(forget_pending());
+        m.state = State::kFailed;
+        out.failed->message += "; and the previous launch spec did not start either: " + back.error().message;
+      }
+    } else {
+      m.state = State::kFailed;
+    }
+    m.message = out.failed->message;
+  }
+  if (auto cleared = clear_leftovers(held); !cleared) out.warnings.push_back(cleared.error().message);
+  out.state = m;
+  return out;
+}
+
+Result<std::vector<Delivery>> Agent::open_environment(const BootOrder &order,
+                                                      const std::set<std::string> &only) {
+  COFFER_TRY(const SignedSpec spec, open_spec(order.spec, config_.writers));
+  COFFER_TRY(const Plan what, plan(order, spec.spec, only.empty() ? nullptr : &only, COFFER_VIA_ENV));
+  COFFER_TRY(const std::vector<OpenedSecret> opened, open(order, spec, hex(random_array<13>()), what.names));
+  return render(what, opened);
+}
+
+}  // namespace coffer

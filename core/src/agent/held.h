@@ -1,0 +1,41 @@
+// A Machine whose lease is ours, and what one boot of it is going to do.
+#ifndef COFFER_AGENT_HELD_H
+#define COFFER_AGENT_HELD_H
+
+#include "coffer/agent/agent.h"
+
+namespace coffer {
+
+struct Agent::Held {
+  MachineState state;
+  uint64_t revision = 0;  // of the state in the store
+  bool gone = false;      // destroyed: there is no lease to give back
+};
+
+// Takes the lease, runs `body(held)`, gives the lease back whatever came of it.
+template <class T, class F>
+Result<T> Agent::with_lease(const std::string &machine, const SignedSpec *first, F &&body) {
+  COFFER_TRY(Held held, take(machine, first));
+  Result<T> result = body(held);
+  if (held.gone) return result;
+  const auto given = give_back(held);
+  if (result && !given) return std::unexpected(given.error());
+  return result;
+}
+
+struct Agent::Plan {
+  struct Piece {
+    const Injector *injector;
+    InjectRequest request;
+    std::set<std::string> taken;  // by the injectors before it
+    std::vector<Need> needs;
+  };
+  std::vector<Piece> pieces;
+  std::vector<std::string> names;  // needed secrets, sorted
+  std::vector<std::string> warnings;
+
+  std::vector<Delivery> places() const;
+};
+
+}  // namespace coffer
+#endif

@@ -1,0 +1,88 @@
+#include "state.h"
+
+#include "coffer/format/magic.h"
+
+namespace coffer {
+namespace {
+
+void write_instance(Encoder &e, const std::optional<InstanceRecord> &i) {
+  e.u8(i ? 1 : 0);
+  if (!i) return;
+  e.text(i->instance_id).bytes(i->handle).raw(i->spec).u64(i->spec_number).u64(i->version).u64(i->release);
+  e.u64(i->started_ms);
+}
+
+Bytes copied(ByteSpan b) { return Bytes(b.begin(), b.end()); }
+
+std::optional<InstanceRecord> read_instance(Decoder &d) {
+  if (!read_flag(d)) return std::nullopt;
+  InstanceRecord i;
+  i.instance_id = d.text();
+  i.handle = copied(d.bytes());
+  i.spec = d.array<32>();
+  i.spec_number = d.u64();
+  i.version = d.u64();
+  i.release = d.u64();
+  i.started_ms = d.u64();
+  return i;
+}
+
+}  // namespace
+
+std::string_view to_string(State s) {
+  switch (s) {
+    case State::kCreated:
+      return "created";
+    case State::kStarting:
+      return "starting";
+    case State::kStarted:
+      return "started";
+    case State::kStopping:
+      return "stopping";
+    case State::kStopped:
+      return "stopped";
+    case State::kFailed:
+      return "failed";
+    case State::kDestroyed:
+      return "destroyed";
+  }
+  return "unknown";
+}
+
+Bytes encode(const MachineState &m) {
+  Encoder e = begin("cfd1");
+  e.raw(m.app_id).text(m.app).text(m.machine).text(m.name).u8(static_cast<uint8_t>(m.state));
+  write_instance(e, m.current);
+  write_instance(e, m.pending);
+  write_list(e, m.leftovers, [](Encoder &to, const Bytes &b) { to.bytes(b); });
+  e.raw(m.last_good).bytes(m.receipt).text(m.message);
+  e.text(m.lease_owner).u64(m.lease_attempt).u64(m.lease_until_ms).u64(m.updated_ms);
+  return e.take();
+}
+
+Result<MachineState> decode_state(ByteSpan in) {
+  Decoder d(in);
+  MachineState m;
+  begins(d, "cfd1");
+  m.app_id = d.array<16>();
+  m.app = d.text();
+  m.machine = d.text();
+  m.name = d.text();
+  const uint8_t state = d.u8();
+  if (state < 1 || state > static_cast<uint8_t>(State::kDestroyed)) d.reject();
+  m.state = static_cast<State>(state);
+  m.current = read_instance(d);
+  m.pending = read_instance(d);
+  m.leftovers = read_list<Bytes>(d, [](Decoder &from) { return copied(from.bytes()); });
+  m.last_good = d.array<32>();
+  m.receipt = copied(d.bytes());
+  m.message = d.text();
+  m.lease_owner = d.text();
+  m.lease_attempt = d.u64();
+  m.lease_until_ms = d.u64();
+  m.updated_ms = d.u64();
+  if (!d.done()) return malformed("Machine state");
+  return m;
+}
+
+}  // namespace coffer

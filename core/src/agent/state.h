@@ -1,0 +1,15 @@
+// Machine states in the agent's store: space "machines", key MACHINE.
+#ifndef COFFER_AGENT_STATE_H
+#define COFFER_AGENT_STATE_H
+
+#include "coffer/agent/agent.h"
+
+namespace coffer {
+
+inline constexpr std::string_view kMachinesSpace = "machines";
+
+Bytes encode(const MachineState &);
+Result<MachineState> decode_state(ByteSpan);
+
+}  // namespace coffer
+#endif

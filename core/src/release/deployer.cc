@@ -1,0 +1,223 @@
+// Apps, secrets and roll-outs; single Machines: machines.cc.
+#include "coffer/release/deployer.h"
+
+#include <algorithm>
+#include <map>
+
+#include "coffer/base/process.h"
+
+namespace coffer {
+namespace {
+constexpr int kMaxTries = 50;
+}
+
+std::string_view to_string(SecretStatus s) {
+  switch (s) {
+    case SecretStatus::kDeployed:
+      return "Deployed";
+    case SecretStatus::kStaged:
+      return "Staged";
+    case SecretStatus::kPartial:
+      return "Partial";
+    case SecretStatus::kRemoved:
+      return "Removed (staged)";
+  }
+  return "Unknown";
+}
+
+// ---- Apps ----
+
+Result<App> Deployer::create_app(std::string_view name) {
+  COFFER_TRY(const AppKeys::AppKey key, keys_.create_app(name));
+  COFFER_TRY(App app, vault_.create_app(name, key.app_id, key.signed_record, who_));
+  COFFER_CHECK(newest(app));
+  return app;
+}
+
+Result<void> Deployer::destroy_app(const App &app) {
+  COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
+  for (const MachineStatus &m : all) COFFER_CHECK(destroy(app, m));
+  COFFER_CHECK(recover(app));
+  COFFER_CHECK(keys_.destroy_app(app.name()));
+  return vault_.drop_app(app);
+}
+
+// ---- secrets ----
+
+Result<Manifest> Deployer::newest(const App &app) {
+  COFFER_TRY(Manifest head, vault_.newest(app));
+  COFFER_TRY(const auto seen, keys_.seen(app.id()));
+  if (seen && seen->version == head.version() && seen->header == head.head.hash) return head;
+  if (seen && head.version() <= seen->version) {
+    const bool fork = head.version() == seen->version;
+    return fail(ErrorCode::kDataLoss,
+                "App " + app.name() + ": manifest " + std::to_string(head.version()) +
+                    (fork ? " is not the one that has been seen under this number"
+                          : " is the vault's newest, but version " + std::to_string(seen->version) +
+                                " has been seen"),
+                "The vault was rolled back: put the newer copy back, or restore a backup.");
+  }
+  COFFER_TRY(const std::vector<Bytes> headers, vault_.headers(app, seen ? seen->version : 1, head.version()));
+  if (auto reported = keys_.advance(app.id(), headers); !reported)
+    return std::unexpected(std::move(reported).error().in("App " + app.name()));
+  return head;
+}
+
+Result<Written> Deployer::write(const App &app, const std::vector<SealedSecret> &set,
+                                const std::vector<std::string> &unset) {
+  COFFER_CHECK(newest(app));  // refuses to build on a vault that was rolled back
+  COFFER_TRY(Written written, vault_.write(app, set, unset, who_));
+  COFFER_CHECK(newest(app));  // reports the new head
+  return written;
+}
+
+Result<std::vector<SecretView>> Deployer::secrets(const App &app, const Manifest &manifest) {
+  std::vector<uint64_t> running;
+  COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
+  for (const MachineStatus &m : all)
+    if (m.started()) running.push_back(m.version());
+
+  std::vector<SecretView> out;
+  for (const Entry &e : manifest.entries) {
+    const auto have =
+        static_cast<size_t>(std::ranges::count_if(running, [&](uint64_t v) { return v >= e.version; }));
+    out.push_back({e, have == 0                ? SecretStatus::kStaged
+                      : have == running.size() ? SecretStatus::kDeployed
+                                               : SecretStatus::kPartial});
+  }
+  // What a started Machine still has although it was unset.
+  std::set<uint64_t> older(running.begin(), running.end());
+  older.erase(manifest.version());
+  std::map<std::string, Entry> removed;
+  for (const uint64_t version : older) {
+    COFFER_TRY(const Manifest old, vault_.at(app, version));
+    for (const Entry &e : old.entries)
+      if (!manifest.find(e.name)) removed.insert_or_assign(e.name, e);
+  }
+  for (auto &[name, e] : removed) out.push_back({std::move(e), SecretStatus::kRemoved});
+  std::ranges::sort(out, {}, [](const SecretView &s) { return s.entry.name; });
+  return out;
+}
+
+// ---- boot orders ----
+
+Result<BootOrder> Deployer::order(const App &app, SignedSpec spec) {
+  COFFER_TRY(Manifest manifest, vault_.at(app, spec.spec.version));
+  if (manifest.head.hash != spec.spec.header)
+    return fail(ErrorCode::kDataLoss, "App " + app.name() + ": launch spec " +
+                                          std::to_string(spec.spec.number) + " names another manifest " +
+                                          std::to_string(spec.spec.version));
+  BootOrder out;
+  out.app = app.name();
+  out.spec = std::move(spec.envelope);
+  out.secrets = manifest.entries;
+  out.fetch = [this, app, manifest = std::move(manifest)](
+                  const std::vector<std::string> &names) -> Result<BootOrder::Sealed> {
+    BootOrder::Sealed sealed;
+    COFFER_TRY(const auto seen, keys_.seen(app.id()));
+    COFFER_TRY(const Manifest head, vault_.newest(app));
+    const uint64_t first = std::min(seen ? seen->version : 1, manifest.version());
+    COFFER_TRY(sealed.headers, vault_.headers(app, first, head.version()));
+    COFFER_TRY(ManifestProof proof, vault_.proof(app, manifest, names));
+    sealed.proof_header = std::move(proof.header);
+    sealed.proof_body = std::move(proof.body);
+    sealed.proof_parts = std::move(proof.parts);
+    for (const std::string &name : names) {
+      COFFER_TRY(Bytes record, vault_.record(app, *manifest.find(name)));
+      sealed.records.emplace_back(name, std::move(record));
+    }
+    return sealed;
+  };
+  return out;
+}
+
+// What the Machine runs now, to be booted again if its next launch spec does not start.
+Result<std::optional<BootOrder>> Deployer::way_back(const App &app, const MachineStatus &m) {
+  if (!m.started()) return std::nullopt;
+  COFFER_TRY(SignedSpec spec, vault_.spec_by_hash(app, m.stored.record, m.view->state.current->spec));
+  COFFER_TRY(BootOrder back, order(app, std::move(spec)));
+  return back;
+}
+
+// Tries again when somebody else has changed one of the Machines meanwhile.
+Result<Vault::Made> Deployer::make_release(const App &app, const Manifest &manifest,
+                                           std::vector<NewSpec> &specs, std::string_view reason) {
+  for (int tries = 0; tries < kMaxTries; ++tries) {
+    auto made = vault_.release(app, manifest, specs, reason, who_);
+    if (made || made.error().code != ErrorCode::kAborted) return made;
+    COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
+    for (NewSpec &s : specs) {
+      if (s.machine.revision == 0) continue;
+      const auto at =
+          std::ranges::find(now, s.machine.record.id, [](const StoredMachine &m) { return m.record.id; });
+      if (at == now.end() || at->record.desired == Desired::kDestroyed)
+        return fail(ErrorCode::kAborted, "Machine " + s.machine.record.id + " was destroyed meanwhile");
+      s.machine = *at;
+    }
+  }
+  return fail(ErrorCode::kAborted, "App " + app.name() + " is being deployed by others all the time",
+              "Try again.");
+}
+
+// ---- roll-out ----
+
+Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason, bool force) {
+  RolloutResult out;
+  COFFER_CHECK(recover(app));
+  COFFER_TRY(const Manifest manifest, newest(app));
+  out.version = manifest.version();
+  COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
+  std::vector<const MachineStatus *> wanted;
+  bool behind = false;
+  for (const MachineStatus &m : all) {
+    // Also one that failed: a new value may be what it needs.  Stopped Machines stay stopped.
+    if (m.stored.record.desired != Desired::kStarted) continue;
+    const bool cut_off = m.view && m.view->cut_off;
+    if (!m.started() && m.now() != State::kFailed && !cut_off) continue;
+    wanted.push_back(&m);
+    behind = behind || m.version() < manifest.version() || !m.started();
+  }
+  if (wanted.empty() || (!behind && !force)) return out;
+
+  std::vector<NewSpec> specs;
+  for (const MachineStatus *m : wanted)
+    specs.push_back({m->stored, m->spec.spec.config, m->view->state.last_good});
+  COFFER_TRY(const Vault::Made made, make_release(app, manifest, specs, reason));
+  out.release = made.release.number;
+
+  std::vector<std::pair<const MachineStatus *, BootOrder>> updated;  // with the way back of each
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const MachineStatus &m = *wanted[i];
+    MachineResult result{m.stored.record.id, m.stored.record.name, "skipped"};
+    if (!out.failed) {
+      COFFER_TRY(BootOrder next, order(app, made.specs[i]));
+      COFFER_TRY(auto back, way_back(app, m));
+      auto booted = agent_.boot(next, back ? &*back : nullptr);
+      if (!booted && booted.error().code == ErrorCode::kAborted) {
+        // A newer release got there first: its manifest has this change too.
+        result.result = "superseded";
+      } else if (!booted || booted->failed) {
+        Error why = booted ? *booted->failed : booted.error();
+        result.result = booted && booted->went_back ? "kept" : "failed";
+        out.failed = std::move(why).in("Machine " + m.stored.record.name + " (" + m.stored.record.id + ")");
+      } else {
+        result.result = "started";
+        if (back) updated.emplace_back(&m, *std::move(back));
+      }
+      if (booted) out.warnings.insert(out.warnings.end(), booted->warnings.begin(), booted->warnings.end());
+    }
+    out.machines.push_back(std::move(result));
+  }
+  if (out.failed) {
+    for (auto &[m, back] : updated) {
+      const auto at = std::ranges::find(out.machines, m->stored.record.id, &MachineResult::id);
+      const auto booted = agent_.boot_again(back);
+      at->result = booted && !booted->failed ? "kept" : "failed";
+    }
+  }
+  COFFER_CHECK(
+      vault_.finish_release(app, out.release, out.failed ? ReleaseOutcome::kFailed : ReleaseOutcome::kDone));
+  return out;
+}
+
+}  // namespace coffer

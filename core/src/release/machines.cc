@@ -1,0 +1,182 @@
+// Single Machines: run, start, stop, destroy, and a local command.
+#include <algorithm>
+
+#include "coffer/base/process.h"
+#include "coffer/release/deployer.h"
+
+namespace coffer {
+namespace {
+
+std::string new_machine_id() { return hex(random_array<7>()); }
+
+std::string machine_context(const App &app, const MachineRecord &m) {
+  return "App " + app.name() + ": Machine " + m.name + " (" + m.id + ")";
+}
+
+}  // namespace
+
+Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
+  COFFER_TRY(std::vector<StoredMachine> stored, vault_.machines(app));
+  std::vector<MachineStatus> out;
+  for (StoredMachine &m : stored) {
+    MachineStatus status;
+    COFFER_TRY(status.spec, vault_.spec(app, m.record, m.record.spec_number));
+    if (status.spec.spec.config.kind == MachineKind::kLocal) continue;
+    COFFER_TRY(const auto state, agent_.state(m.record.id));
+    if (state) {
+      COFFER_TRY(status.view, agent_.view(*state));
+    }
+    status.stored = std::move(m);
+    out.push_back(std::move(status));
+  }
+  return out;
+}
+
+Result<MachineStatus> Deployer::machine(const App &app, std::string_view id_or_name) {
+  COFFER_TRY(std::vector<MachineStatus> all, machines(app));
+  for (MachineStatus &m : all)
+    if (m.stored.record.id == id_or_name) return std::move(m);
+  for (MachineStatus &m : all)
+    if (m.stored.record.name == id_or_name) return std::move(m);
+  return fail(ErrorCode::kNotFound, "App " + app.name() + " has no Machine " + std::string(id_or_name),
+              "See `coffer machine list -a " + app.name() + "`.");
+}
+
+// A creation is acknowledged when its Machine has started; until then its lease is held by the creating
+// process. So a Machine without an instance whose lease is dead was never acknowledged, and neither was a
+// state that the vault does not know.
+Result<void> Deployer::recover(const App &app) {
+  COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
+  for (const StoredMachine &m : stored) {
+    COFFER_TRY(const auto state, agent_.state(m.record.id));
+    const bool never_ran =
+        !state || (!state->current && !state->lease_owner.empty() && !process_alive(state->lease_owner));
+    if (never_ran || m.record.desired == Desired::kDestroyed)
+      COFFER_CHECK(undo_creation(app, m.record.id, 0));
+  }
+  COFFER_TRY(const std::vector<MachineState> states, agent_.states());
+  for (const MachineState &s : states) {
+    if (s.app_id != app.id() || process_alive(s.lease_owner)) continue;
+    COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
+    if (std::ranges::any_of(now, [&](const StoredMachine &m) { return m.record.id == s.machine; })) continue;
+    COFFER_CHECK(undo_creation(app, s.machine, 0));
+  }
+  return {};
+}
+
+Result<void> Deployer::undo_creation(const App &app, const std::string &machine, uint64_t release) {
+  COFFER_CHECK(keys_.revoke(app.id(), machine));
+  COFFER_CHECK(agent_.destroy(machine));
+  COFFER_CHECK(vault_.remove_machine(app, machine));
+  if (release) COFFER_CHECK(vault_.finish_release(app, release, ReleaseOutcome::kFailed));
+  return {};
+}
+
+Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
+  COFFER_CHECK(recover(app));
+  COFFER_TRY(const Manifest manifest, newest(app));
+  COFFER_TRY(const std::vector<StoredMachine> others, vault_.machines(app));
+  NewSpec spec;
+  spec.machine.record.id = new_machine_id();
+  const std::string id = spec.machine.record.id;
+  if (config.name.empty()) config.name = app.name() + "-" + id.substr(0, 6);
+  for (const StoredMachine &m : others)
+    if (m.record.name == config.name)
+      return fail(ErrorCode::kAlreadyExists,
+                  "App " + app.name() + " has a Machine " + config.name + " already",
+                  "Choose another --name, or destroy that one first.");
+  spec.config = config;
+  COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, config.name));
+  std::vector<NewSpec> specs;
+  specs.push_back(std::move(spec));
+  uint64_t release = 0;
+  const auto make = [&]() -> Result<BootOutcome> {
+    COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, "machine run"));
+    release = made.release.number;
+    COFFER_CHECK(keys_.grant(app.id(), id, agent_.host(), made.specs[0].envelope));
+    COFFER_TRY(const BootOrder boot_order, order(app, std::move(made.specs[0])));
+    COFFER_TRY(BootOutcome booted, agent_.boot(boot_order, nullptr));
+    if (booted.failed) return std::unexpected(*booted.failed);
+    return booted;
+  };
+  auto booted = make();
+  if (!booted) {
+    // Nothing is left of a Machine that never ran.
+    if (const auto undone = undo_creation(app, id, release); !undone)
+      booted.error().message += "; and its rest could not be removed: " + undone.error().message;
+    return std::unexpected(std::move(booted).error());
+  }
+  COFFER_CHECK(vault_.finish_release(app, release, ReleaseOutcome::kDone));
+  COFFER_TRY(MachineStatus status, machine(app, id));
+  return Ran{std::move(status), std::move(booted->warnings)};
+}
+
+Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &m) {
+  COFFER_TRY(const Manifest manifest, newest(app));
+  COFFER_TRY(const auto back, way_back(app, m));
+  std::vector<NewSpec> specs;
+  specs.push_back({m.stored, m.spec.spec.config, m.view ? m.view->state.last_good : Hash{}});
+  COFFER_TRY(Vault::Made made,
+             make_release(app, manifest, specs, m.started() ? "machine restart" : "machine start"));
+  COFFER_TRY(const BootOrder next, order(app, std::move(made.specs[0])));
+  const auto booted = agent_.boot(next, back ? &*back : nullptr);
+  const bool ok = booted && !booted->failed;
+  COFFER_CHECK(
+      vault_.finish_release(app, made.release.number, ok ? ReleaseOutcome::kDone : ReleaseOutcome::kFailed));
+  if (!ok) {
+    Error why = booted ? *booted->failed : booted.error();
+    if (booted && booted->went_back) why.message += "; the previous instance runs";
+    return std::unexpected(std::move(why).in(machine_context(app, m.stored.record)));
+  }
+  COFFER_TRY(MachineStatus status, machine(app, m.stored.record.id));
+  return Ran{std::move(status), booted->warnings};
+}
+
+Result<void> Deployer::stop(const App &app, const MachineStatus &m) {
+  COFFER_CHECK(vault_.set_desired(app, m.stored.record.id, Desired::kStopped));
+  return agent_.stop(m.stored.record.id);
+}
+
+Result<void> Deployer::destroy(const App &app, const MachineStatus &m) {
+  const std::string &id = m.stored.record.id;
+  COFFER_CHECK(vault_.set_desired(app, id, Desired::kDestroyed));
+  // First of all, and durably: from here on nothing is opened for it.
+  COFFER_CHECK(keys_.revoke(app.id(), id));
+  COFFER_CHECK(agent_.destroy(id));
+  return vault_.remove_machine(app, id);
+}
+
+Result<void> Deployer::run_local(const App &app, const std::set<std::string> &only,
+                                 const std::function<Result<void>(const std::vector<Delivery> &)> &body) {
+  COFFER_CHECK(recover(app));
+  COFFER_TRY(const Manifest manifest, newest(app));
+  for (const std::string &name : only)
+    if (!manifest.find(name))
+      return fail(ErrorCode::kNotFound, "App " + app.name() + " has no secret " + name,
+                  "See `coffer secrets list -a " + app.name() + "`.");
+  NewSpec spec;
+  spec.machine.record.id = new_machine_id();
+  const std::string id = spec.machine.record.id;
+  spec.config.name = "run-" + id;
+  spec.config.kind = MachineKind::kLocal;
+  COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, spec.config.name));
+  std::vector<NewSpec> specs;
+  specs.push_back(std::move(spec));
+  uint64_t release = 0;
+  const auto open = [&]() -> Result<std::vector<Delivery>> {
+    COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, "run"));
+    release = made.release.number;
+    COFFER_CHECK(keys_.grant(app.id(), id, agent_.host(), made.specs[0].envelope));
+    COFFER_TRY(const BootOrder boot_order, order(app, std::move(made.specs[0])));
+    return agent_.open_environment(boot_order, only);
+  };
+  auto environment = open();
+  Result<void> ran = environment ? body(*environment) : std::unexpected(environment.error());
+  if (environment) environment->clear();
+  COFFER_CHECK(undo_creation(app, id, 0));
+  if (release)
+    COFFER_CHECK(vault_.finish_release(app, release, ran ? ReleaseOutcome::kDone : ReleaseOutcome::kFailed));
+  return ran;
+}
+
+}  // namespace coffer
