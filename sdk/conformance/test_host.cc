@@ -3,9 +3,12 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -553,9 +556,70 @@ std::vector<std::string> Canary::files_below(const fs::path &dir) const {
   return out;
 }
 
+// ---- Child ----
+
+Child::Child(const std::string &role, const ChildArgs &args) {
+  std::vector<std::string> words = {"/proc/self/exe", Plugin::under_test().path()};
+  for (const auto &[key, value] : args.options) words.push_back(key + "=" + value);
+  words.push_back("--child=" + role);
+  words.push_back("--child-state=" + args.state_dir);
+  for (const std::string &a : args.args) words.push_back("--child-arg=" + a);
+  std::vector<char *> argv;
+  for (std::string &w : words) argv.push_back(w.data());
+  argv.push_back(nullptr);
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC) != 0) throw std::runtime_error("pipe2 failed");
+  pid_ = ::fork();
+  if (pid_ == 0) {
+    ::dup2(fds[1], 1);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  ::close(fds[1]);
+  out_ = fds[0];
+  if (pid_ < 0) throw std::runtime_error("fork failed");
+}
+
+Child::~Child() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  ::close(out_);
+}
+
+std::optional<std::string> Child::read_line() {
+  for (;;) {
+    if (const std::size_t end = read_.find('\n'); end != std::string::npos) {
+      const std::string line = read_.substr(0, end);
+      read_.erase(0, end + 1);
+      return line;
+    }
+    char buffer[512];
+    const ssize_t n = ::read(out_, buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return std::nullopt;
+    read_.append(buffer, std::size_t(n));
+  }
+}
+
+void Child::signal(int number) { ::kill(pid_, number); }
+
+int Child::wait() {
+  int status = 0;
+  ::waitpid(std::exchange(pid_, -1), &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void tell_parent(std::string_view line) {
+  const std::string text = std::string(line) + "\n";
+  if (::write(1, text.data(), text.size()) != ssize_t(text.size())) ::_exit(3);  // the parent has gone
+}
+
 // ---- main ----
 
-int run_suite(int argc, char **argv, const char *interface_id) {
+int run_suite(int argc, char **argv, const char *interface_id, const ChildRoles &children) {
   testing::InitGoogleTest(&argc, argv);
   if (GTEST_FLAG_GET(list_tests) && argc < 2) return RUN_ALL_TESTS();
   if (argc < 2) {
@@ -563,17 +627,32 @@ int run_suite(int argc, char **argv, const char *interface_id) {
     return 2;
   }
   OptionMap options;
+  ChildArgs child;
+  std::string role;
   for (int i = 2; i < argc; ++i) {
     const std::string_view pair = argv[i];
+    if (pair.starts_with("--child-arg=")) {
+      child.args.emplace_back(pair.substr(12));
+      continue;
+    }
     const std::size_t eq = pair.find('=');
     if (eq == 0 || eq == std::string_view::npos) {
       std::fprintf(stderr, "argument %d: expected key=value\n", i);
       return 2;
     }
-    options[std::string(pair.substr(0, eq))] = pair.substr(eq + 1);
+    const std::string value(pair.substr(eq + 1));
+    if (pair.starts_with("--child=")) {
+      role = value;
+    } else if (pair.starts_with("--child-state=")) {
+      child.state_dir = value;
+    } else {
+      options[std::string(pair.substr(0, eq))] = value;
+    }
   }
   try {
+    child.options = options;
     Plugin::load(argv[1], std::move(options));
+    if (!role.empty()) return children.at(role)(child);
   } catch (const std::exception &e) {
     std::fprintf(stderr, "%s\n", e.what());
     return 2;

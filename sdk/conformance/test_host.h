@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -256,8 +257,37 @@ class Canary {
   std::vector<uint8_t> masked_;
 };
 
+// What a child of the suite was started with.
+struct ChildArgs {
+  OptionMap options;  // "{tmp}" replaced
+  std::string state_dir;
+  std::vector<std::string> args;
+};
+using ChildRoles = std::map<std::string, int (*)(const ChildArgs &)>;
+
+// The suite's own program started once more, with the same plugin, as one of its roles: another process that
+// can be stopped and killed.  Killed when the object goes.
+class Child {
+ public:
+  Child(const std::string &role, const ChildArgs &);
+  ~Child();
+  Child(const Child &) = delete;
+  Child &operator=(const Child &) = delete;
+
+  // The next line of its stdout, without the newline; nullopt at its end.
+  std::optional<std::string> read_line();
+  void signal(int number);
+  int wait();  // exit status, or 128 + the signal that ended it
+
+ private:
+  int pid_ = -1, out_ = -1;
+  std::string read_;
+};
+// Writes a line to the parent, at once.
+void tell_parent(std::string_view line);
+
 // main() of a suite.  `interface_id`: what the plugin must offer.
-int run_suite(int argc, char **argv, const char *interface_id);
+int run_suite(int argc, char **argv, const char *interface_id, const ChildRoles &children = {});
 
 }  // namespace coffer::conformance
 #endif
