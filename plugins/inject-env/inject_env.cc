@@ -84,31 +84,32 @@ Bindings parse_bindings(std::string_view json) {
 }
 
 // variable -> secret, in the order of the variables.  plan() and render() both ask this, so that they agree.
-std::map<std::string, const coffer_secret *> select(const coffer_inject_request &request) {
+// plan() sees all names, so there every name of the bindings must exist; render() only has what was asked
+// for.
+enum class Phase { kPlan, kRender };
+std::map<std::string, const coffer_secret *> select(const coffer_inject_request &request, Phase phase) {
   const Bindings b = parse_bindings(view(request.bindings_json));
   std::map<std::string, const coffer_secret *, std::less<>> by_name;
   for (size_t i = 0; i < request.n_secrets; ++i)
     by_name.emplace(view(request.secrets[i]->name), request.secrets[i]);
   const auto wanted = [&](const std::string &name) { return !b.only || b.only->contains(name); };
-  const auto find = [&](const std::string &name) {
-    const auto it = by_name.find(name);
-    if (it == by_name.end())
+  const auto require = [&](const std::string &name) {
+    if (!by_name.contains(name) && (phase == Phase::kPlan || wanted(name)))
       throw Error{COFFER_NOT_FOUND,
                   "secret " + name +
                       ", wanted as environment variable, does not exist: run coffer secrets set " + name +
                       "=-"};
-    return it->second;
   };
-  for (const std::string &name : b.also) find(name);
-  if (b.only)
-    for (const std::string &name : *b.only) find(name);
+  for (const std::string &name : b.also) require(name);
+  for (const auto &[variable, name] : b.rename) require(name);
+  if (b.only && phase == Phase::kPlan)
+    for (const std::string &name : *b.only) require(name);
 
   std::map<std::string, const coffer_secret *> out;
   std::set<std::string_view> renamed;
   for (const auto &[variable, name] : b.rename) {
-    const coffer_secret *secret = find(name);
     renamed.insert(name);
-    if (wanted(name)) out.emplace(variable, secret);
+    if (wanted(name)) out.emplace(variable, by_name.at(name));
   }
   for (const auto &[name, secret] : by_name) {
     if (renamed.contains(name) || !wanted(name)) continue;
@@ -138,13 +139,13 @@ class InjectEnv final : public coffer::sdk::Injector {
   }
 
   void plan(const Call &, const coffer_inject_request &request, const Needs &need) override {
-    for (const auto &[variable, secret] : select(request))
+    for (const auto &[variable, secret] : select(request, Phase::kPlan))
       if (!need(view(secret->name), delivery(variable))) return;
   }
 
   // All is checked before the first delivery is made.
   void render(const Call &, const coffer_inject_request &request, const Deliveries &deliver) override {
-    const auto selected = select(request);
+    const auto selected = select(request, Phase::kRender);
     size_t all = 0;
     for (const auto &[variable, secret] : selected) {
       const std::string what = "secret " + std::string(view(secret->name));
