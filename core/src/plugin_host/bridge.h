@@ -55,8 +55,19 @@ std::optional<Table> copy_table(const void *table) {
 
 // Loads, checks that the interface is declared, and only then opens.
 Result<PluginInstance> open_serving(const PluginConfig &config, const char *interface_id);
-// "plugin NAME: WHAT: TEXT": for what a plugin answered and the host does not accept.
-std::unexpected<Error> wrong_answer(const PluginInstance &, std::string_view what, std::string_view text);
+
+// Why an answer is not accepted; none by default.
+struct Objection {
+  constexpr Objection() = default;
+  constexpr Objection(const char *t, ErrorCode c = ErrorCode::kDataLoss) : text(t), code(c) {}
+  constexpr explicit operator bool() const { return text != nullptr; }
+  const char *text = nullptr;
+  ErrorCode code = ErrorCode::kDataLoss;
+};
+inline constexpr Objection kNoMemory{"no memory for the answer", ErrorCode::kResourceExhausted};
+
+// "plugin NAME: WHAT: TEXT"
+std::unexpected<Error> wrong_answer(const PluginInstance &, std::string_view what, Objection);
 
 template <class Table>
 Result<Table> table_of(const PluginInstance &instance, const char *interface_id) {

@@ -10,6 +10,8 @@ namespace coffer {
 namespace {
 
 using bridge::contained;
+using bridge::kNoMemory;
+using bridge::Objection;
 using bridge::str;
 using bridge::view;
 
@@ -30,7 +32,7 @@ bool is_place(uint32_t via, std::string_view name) {
 }
 
 // The delivery without its value.  Sets `wrong` when it cannot be accepted.
-Delivery checked_place(const coffer_delivery *d, uint32_t vias, const char *&wrong) {
+Delivery checked_place(const coffer_delivery *d, uint32_t vias, Objection &wrong) {
   Delivery out;
   if (!d || d->struct_size < sizeof *d)
     wrong = "answered a delivery that is too short";
@@ -103,13 +105,13 @@ Result<std::vector<Need>> Injector::plan(const InjectRequest &request, const std
     std::set<std::string_view> known;
     std::vector<Need> needs;
     std::set<std::pair<uint32_t, std::string>> places;
-    const char *wrong = nullptr;
+    Objection wrong;
 
-    const char *add(std::string_view secret, const coffer_delivery *where) {
+    Objection add(std::string_view secret, const coffer_delivery *where) {
       if (!secret.empty() && !known.contains(secret))
         return "asked for a secret that the manifest does not have";
       if (needs.size() >= kMostDeliveries) return "answered too many deliveries";
-      const char *bad = nullptr;
+      Objection bad;
       Delivery place = checked_place(where, vias, bad);
       if (bad) return bad;
       if (where->value.size) return "answered a value in the plan";
@@ -117,14 +119,13 @@ Result<std::vector<Need>> Injector::plan(const InjectRequest &request, const std
       if (!secret.empty() && !place.secret) return "called the delivery of a secret not secret";
       if (!places.emplace(place.via, place.name).second) return "bound one place twice";
       needs.push_back({std::string(secret), std::move(place)});
-      return nullptr;
+      return {};
     }
   } answer{request.vias, {names.begin(), names.end()}, {}, {}};
   const auto emit = [](void *ctx, coffer_str secret, const coffer_delivery *where) noexcept -> int32_t {
     auto &a = *static_cast<Answer *>(ctx);
-    if (!a.wrong && !contained([&] { a.wrong = a.add(view(secret), where); }))
-      a.wrong = "no memory for the plan";
-    return a.wrong != nullptr;
+    if (!a.wrong && !contained([&] { a.wrong = a.add(view(secret), where); })) a.wrong = kNoMemory;
+    return bool(a.wrong);
   };
   const Result<void> called = instance_.call("plan", {}, [&](coffer_instance *i, const coffer_call *c) {
     return table_.plan(i, c, raw.raw(), emit, &answer);
@@ -146,10 +147,10 @@ Result<std::vector<Delivery>> Injector::render(const InjectRequest &request,
     std::map<std::pair<uint32_t, std::string_view>, size_t> places;  // -> index into planned
     std::vector<bool> done;
     std::vector<Delivery> deliveries;
-    const char *wrong = nullptr;
+    Objection wrong;
 
-    const char *add(const coffer_delivery *d) {
-      const char *bad = nullptr;
+    Objection add(const coffer_delivery *d) {
+      Objection bad;
       Delivery out = checked_place(d, vias, bad);
       if (bad) return bad;
       const auto need =
@@ -163,15 +164,15 @@ Result<std::vector<Delivery>> Injector::render(const InjectRequest &request,
       done[index] = true;
       out.value = SecretBytes::copy_of(value);
       deliveries.push_back(std::move(out));
-      return nullptr;
+      return {};
     }
   } answer{request.vias, planned, {}, std::vector<bool>(planned.size()), {}};
   for (size_t i = 0; i < planned.size(); ++i)
     answer.places[{planned[i].where.via, planned[i].where.name}] = i;
   const auto emit = [](void *ctx, const coffer_delivery *d) noexcept -> int32_t {
     auto &a = *static_cast<Answer *>(ctx);
-    if (!a.wrong && !contained([&] { a.wrong = a.add(d); })) a.wrong = "no memory for the deliveries";
-    return a.wrong != nullptr;
+    if (!a.wrong && !contained([&] { a.wrong = a.add(d); })) a.wrong = kNoMemory;
+    return bool(a.wrong);
   };
   const Result<void> called = instance_.call("render", {}, [&](coffer_instance *i, const coffer_call *c) {
     return table_.render(i, c, raw.raw(), emit, &answer);

@@ -10,6 +10,8 @@ namespace {
 using bridge::bytes;
 using bridge::contained;
 using bridge::is_name;
+using bridge::kNoMemory;
+using bridge::Objection;
 using bridge::str;
 using bridge::view;
 
@@ -27,16 +29,16 @@ Result<void> check_name(std::string_view key) {
 struct Keys {
   std::string_view asked;  // empty: every key
   std::vector<KmsKey> found;
-  const char *wrong = nullptr;
+  Objection wrong;
 
   static int32_t emit(void *ctx, const coffer_key_info *info) noexcept {
     auto &k = *static_cast<Keys *>(ctx);
     if (!k.wrong) k.wrong = k.add(info);
-    return k.wrong != nullptr;
+    return bool(k.wrong);
   }
 
  private:
-  const char *add(const coffer_key_info *info) noexcept {
+  Objection add(const coffer_key_info *info) noexcept {
     if (!info || info->struct_size < sizeof *info) return "answered a key record that is too short";
     const std::string_view key = view(info->key), version = view(info->version);
     if (!is_name(key, kLongestName)) return "answered a key without a name";
@@ -49,13 +51,13 @@ struct Keys {
           found.push_back({std::string(key), std::string(version), printable(view(info->algorithm), 64),
                            (info->flags & COFFER_KEYF_PRIMARY) != 0, info->state, info->created_ns});
         }))
-      return "no memory for the keys";
-    return nullptr;
+      return kNoMemory;
+    return {};
   }
 };
 
 // A version names one key for ever, and wrap() uses one version of each key.
-const char *check_versions(const std::vector<KmsKey> &keys) {
+Objection check_versions(const std::vector<KmsKey> &keys) {
   std::vector<std::pair<std::string_view, std::string_view>> versions;
   std::vector<std::string_view> primaries;
   for (const KmsKey &k : keys) {
@@ -67,7 +69,7 @@ const char *check_versions(const std::vector<KmsKey> &keys) {
   if (std::ranges::adjacent_find(versions) != versions.end()) return "answered a version twice";
   if (std::ranges::adjacent_find(primaries) != primaries.end())
     return "answered two primary versions of a key";
-  return nullptr;
+  return {};
 }
 
 }  // namespace
@@ -92,7 +94,7 @@ Result<std::vector<KmsKey>> Kms::keys(std::string_view key) const {
   COFFER_CHECK(called);
   if (absent && !answer.found.empty())
     return bridge::wrong_answer(instance_, "list keys", "answered a key it says is absent");
-  if (const char *wrong = check_versions(answer.found))
+  if (const Objection wrong = check_versions(answer.found))
     return bridge::wrong_answer(instance_, "list keys", wrong);
   return std::move(answer.found);
 }
@@ -108,7 +110,7 @@ Result<KmsKey> Kms::create(std::string_view key) const {
   COFFER_CHECK(called);
   if (answer.found.empty())
     return bridge::wrong_answer(instance_, "create a key", "answered OK without a key");
-  if (const char *wrong = check_versions(answer.found))
+  if (const Objection wrong = check_versions(answer.found))
     return bridge::wrong_answer(instance_, "create a key", wrong);
   // Of a key that is there already all versions may come; the caller wants the one that wrap() uses.
   const auto primary = std::ranges::find_if(answer.found, &KmsKey::primary);

@@ -308,10 +308,8 @@ Result<PluginInstance> open_serving(const PluginConfig &config, const char *inte
   return PluginInstance::open(config);
 }
 
-std::unexpected<Error> wrong_answer(const PluginInstance &instance, std::string_view what,
-                                    std::string_view text) {
-  return fail(ErrorCode::kDataLoss,
-              "plugin " + instance.plugin().name() + ": " + std::string(what) + ": " + std::string(text));
+std::unexpected<Error> wrong_answer(const PluginInstance &instance, std::string_view what, Objection why) {
+  return fail(why.code, "plugin " + instance.plugin().name() + ": " + std::string(what) + ": " + why.text);
 }
 
 }  // namespace bridge

@@ -10,6 +10,8 @@ namespace {
 
 using bridge::bytes;
 using bridge::contained;
+using bridge::kNoMemory;
+using bridge::Objection;
 using bridge::str;
 using bridge::view;
 
@@ -41,16 +43,16 @@ struct Machines {
   size_t most = 1;
   const Labels *labels = nullptr;  // each Machine must carry these
   std::vector<InstanceStatus> found;
-  const char *wrong = nullptr;
+  Objection wrong;
 
   static int32_t emit(void *ctx, const coffer_machine_status *status) noexcept {
     auto &m = *static_cast<Machines *>(ctx);
-    if (!m.wrong && !contained([&] { m.wrong = m.add(status); })) m.wrong = "no memory for the answer";
-    return m.wrong != nullptr;
+    if (!m.wrong && !contained([&] { m.wrong = m.add(status); })) m.wrong = kNoMemory;
+    return bool(m.wrong);
   }
 
  private:
-  const char *add(const coffer_machine_status *s) {
+  Objection add(const coffer_machine_status *s) {
     if (!s || s->struct_size < sizeof *s) return "answered a status that is too short";
     if (found.size() >= most) return "answered too many Machines";
     if (s->state > COFFER_M_GONE) return "answered a state that is none";
@@ -81,7 +83,7 @@ struct Machines {
         if (std::ranges::find(out.labels, asked) == out.labels.end())
           return "answered a Machine without the labels asked for";
     found.push_back(std::move(out));
-    return nullptr;
+    return {};
   }
 };
 

@@ -9,6 +9,8 @@ namespace {
 
 using bridge::bytes;
 using bridge::contained;
+using bridge::kNoMemory;
+using bridge::Objection;
 using bridge::str;
 using bridge::view;
 
@@ -70,7 +72,7 @@ Result<std::optional<Stored>> Storage::get(std::string_view space, std::string_v
     std::string_view key;
     uint64_t max_value;
     std::optional<Stored> found;
-    const char *wrong = nullptr;
+    Objection wrong;
   } answer{key, limits_.max_value, {}};
   const auto emit = [](void *ctx, coffer_str k, uint64_t revision, coffer_bytes value) noexcept -> int32_t {
     auto &a = *static_cast<Answer *>(ctx);
@@ -84,8 +86,8 @@ Result<std::optional<Stored>> Storage::get(std::string_view space, std::string_v
     else if (v.size() != value.size || v.size() > a.max_value)
       a.wrong = "answered a value beyond its own limit";
     else if (!contained([&] { a.found = Stored{std::string(a.key), revision, Bytes(v.begin(), v.end())}; }))
-      a.wrong = "no memory for the value";
-    return a.wrong != nullptr;
+      a.wrong = kNoMemory;
+    return bool(a.wrong);
   };
   bool absent = false;
   const Result<void> called = instance_.call("get", {}, [&](coffer_instance *i, const coffer_call *c) {
@@ -112,7 +114,7 @@ Result<void> Storage::list(std::string_view space, std::string_view prefix, bool
     const std::function<bool(Stored)> &each;
     std::string last;
     bool stopped = false;
-    const char *wrong = nullptr;
+    Objection wrong;
   } answer{prefix, limits_, with_values, each, {}};
   const auto emit = [](void *ctx, coffer_str k, uint64_t revision, coffer_bytes value) noexcept -> int32_t {
     auto &a = *static_cast<Answer *>(ctx);
@@ -135,7 +137,7 @@ Result<void> Storage::list(std::string_view space, std::string_view prefix, bool
                a.last = key;
                a.stopped = !a.each({a.last, revision, Bytes(v.begin(), v.end())});
              }))
-      a.wrong = "no memory for the values";
+      a.wrong = kNoMemory;
     return a.wrong || a.stopped;
   };
   const Result<void> called = instance_.call("list", {}, [&](coffer_instance *i, const coffer_call *c) {
@@ -200,7 +202,7 @@ Result<std::vector<std::string>> Storage::spaces(std::string_view prefix) const 
     std::string_view prefix;
     size_t max;
     std::vector<std::string> found;
-    const char *wrong = nullptr;
+    Objection wrong;
   } answer{prefix, limits_.max_space, {}};
   const auto emit = [](void *ctx, coffer_str s) noexcept -> int32_t {
     auto &a = *static_cast<Answer *>(ctx);
@@ -210,8 +212,8 @@ Result<std::vector<std::string>> Storage::spaces(std::string_view prefix) const 
     else if (!space.starts_with(a.prefix))
       a.wrong = "answered a space outside of the prefix";
     else if (!contained([&] { a.found.emplace_back(space); }))
-      a.wrong = "no memory for the spaces";
-    return a.wrong != nullptr;
+      a.wrong = kNoMemory;
+    return bool(a.wrong);
   };
   const Result<void> called =
       instance_.call("list spaces", {}, [&](coffer_instance *i, const coffer_call *c) {

@@ -1,0 +1,159 @@
+#include "coffer/plugin_host/runtime.h"
+
+#include <fcntl.h>
+
+#include <cstring>
+
+#include "test_plugins.h"
+
+namespace coffer {
+namespace {
+
+using Labels = std::vector<std::pair<std::string, std::string>>;
+
+class RuntimeFront : public PluginHostTest {
+ protected:
+  Runtime open(const std::string &lie = "") {
+    install("fake-runtime");
+    Result<Runtime> r = Runtime::open(config("fake-runtime", {{"lie", lie}}));
+    if (!r) throw std::runtime_error(r.error().message);
+    return *std::move(r);
+  }
+  static InstanceSpec spec() {
+    InstanceSpec s;
+    s.name = "web";
+    s.instance_id = "i-1";
+    s.labels = {{"coffer.app", "web"}};
+    return s;
+  }
+  static std::vector<Delivery> deliveries(std::string_view value) {
+    std::vector<Delivery> out(1);
+    out[0].via = COFFER_VIA_ENV;
+    out[0].name = "TOKEN";
+    out[0].value = SecretBytes::copy_of(as_bytes(value));
+    return out;
+  }
+  const Bytes handle_ = {'h'};
+};
+
+TEST_F(RuntimeFront, TellsTheWaysOfThePlugin) {
+  EXPECT_EQ(open().vias(), COFFER_VIA_ENV | COFFER_VIA_TMPFS);
+  EXPECT_EQ(open().vias_exposed(), COFFER_VIA_ENV);
+}
+
+TEST_F(RuntimeFront, CreateGetsPlacesAndStartGetsValues) {
+  const Runtime r = open();
+  const auto created = r.create(spec(), deliveries("value"));
+  ASSERT_TRUE(succeeds(created));
+  EXPECT_EQ(created->name, "web");
+  EXPECT_EQ(created->state, COFFER_M_STARTED);
+  EXPECT_EQ(as_text(created->handle), "handle");
+  EXPECT_EQ(created->labels, spec().labels);
+  EXPECT_EQ(created->message, "line one line  [31mtwo");
+  EXPECT_TRUE(succeeds(r.start(created->handle, deliveries("value"))));
+  EXPECT_TRUE(succeeds(r.stop(created->handle, "SIGTERM", 1)));
+  EXPECT_TRUE(succeeds(r.destroy(created->handle, true)));
+}
+
+struct Lie {
+  const char *lie, *says;
+};
+class LyingCreate : public RuntimeFront, public testing::WithParamInterface<Lie> {};
+TEST_P(LyingCreate, IsDataLossByName) {
+  EXPECT_THAT(
+      open(GetParam().lie).create(spec(), {}),
+      FailsWith(ErrorCode::kDataLoss, "plugin fake-runtime: create: " + std::string(GetParam().says)));
+}
+INSTANTIATE_TEST_SUITE_P(All, LyingCreate,
+                         testing::Values(Lie{"nothing", "answered OK without a status"},
+                                         Lie{"twice", "answered too many Machines"},
+                                         Lie{"other id", "answered another instance_id"},
+                                         Lie{"no handle", "answered no handle"},
+                                         Lie{"large handle", "answered a handle of more than 4096 bytes"},
+                                         Lie{"state 99", "answered a state that is none"},
+                                         Lie{"control name", "answered a name or id that is no text"},
+                                         Lie{"name without data", "answered a name or id that is no text"},
+                                         Lie{"labels without data", "answered a broken list of labels"},
+                                         Lie{"short status", "answered a status that is too short"},
+                                         Lie{"null status", "answered a status that is too short"}));
+
+TEST_F(RuntimeFront, AMachineThatIsGoneIsAStateNotAnError) {
+  const auto gone = open("gone").inspect(handle_);
+  ASSERT_TRUE(succeeds(gone));
+  EXPECT_EQ(gone->state, COFFER_M_GONE);
+  EXPECT_EQ(gone->handle, handle_);
+  EXPECT_EQ(open().inspect(handle_).value().handle, handle_) << "a handle left out is the one asked for";
+  EXPECT_THAT(open("nothing").inspect(handle_),
+              FailsWith(ErrorCode::kDataLoss, "inspect: answered OK without"));
+}
+
+TEST_F(RuntimeFront, HandlesThatAreNoneNeverReachThePlugin) {
+  const Runtime r = open();
+  const Bytes large(4097);
+  for (const ByteSpan h : {ByteSpan(), ByteSpan(large)}) {
+    EXPECT_THAT(r.start(h, {}), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
+    EXPECT_THAT(r.stop(h, "SIGTERM", 0), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
+    EXPECT_THAT(r.destroy(h, false), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
+    EXPECT_THAT(r.inspect(h), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
+    EXPECT_THAT(r.wait(h), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
+  }
+}
+
+TEST_F(RuntimeFront, AListedMachineWithoutTheLabelsAskedForIsDataLoss) {
+  const Labels labels = {{"coffer.app", "web"}};
+  EXPECT_EQ(open().list(labels).value().size(), 2u);
+  EXPECT_THAT(open("foreign Machine").list(labels),
+              FailsWith(ErrorCode::kDataLoss, "list: answered a Machine without the labels asked for"));
+  EXPECT_TRUE(succeeds(open("foreign Machine").list({})));
+  EXPECT_THAT(open("no handle").list({}),
+              FailsWith(ErrorCode::kDataLoss, "list: answered a Machine without a handle"));
+}
+
+TEST_F(RuntimeFront, WaitCanBeCancelled) {
+  int fds[2];
+  ASSERT_EQ(::pipe2(fds, O_CLOEXEC), 0);
+  EXPECT_TRUE(succeeds(open().wait(handle_, {.cancel_fd = fds[0]})));
+  ::close(fds[1]);  // a closed pipe is readable, too
+  EXPECT_THAT(open().wait(handle_, {.cancel_fd = fds[0]}),
+              FailsWith(ErrorCode::kCancelled, "wait: cancelled"));
+  ::close(fds[0]);
+}
+
+TEST_F(RuntimeFront, LogsStopWhenTold) {
+  int lines = 0;
+  EXPECT_TRUE(succeeds(open().logs(handle_, {}, [&](uint32_t stream, int64_t, ByteSpan data) {
+    EXPECT_EQ(stream, 1u);
+    EXPECT_EQ(as_text(data), "line\n");
+    return ++lines < 3;
+  })));
+  EXPECT_EQ(lines, 3);
+  EXPECT_THAT(open().logs(handle_, {}, [](uint32_t, int64_t, ByteSpan) -> bool { throw std::bad_alloc(); }),
+              FailsWith(ErrorCode::kResourceExhausted, "no memory"));
+}
+
+TEST_F(RuntimeFront, ExecJoinsTheStreamsAndAnswersTheExitCode) {
+  std::string out, err;
+  const auto code = open().exec(
+      handle_, {"cat"},
+      [&](uint32_t stream, ByteSpan data) { return (stream == 1 ? out : err) += as_text(data), true; },
+      [](std::span<uint8_t> buffer) -> int64_t {
+        std::memcpy(buffer.data(), "input", 5);
+        return 5;
+      });
+  ASSERT_TRUE(succeeds(code));
+  EXPECT_EQ(*code, 7);
+  EXPECT_EQ(out, "input");
+  EXPECT_EQ(err, "cat");
+  EXPECT_THAT(open().exec(handle_, {}, {}, {}), FailsWith(ErrorCode::kInvalidArgument, "no command"));
+}
+
+TEST_F(RuntimeFront, OptionalPartsThatAreMissingAreSaidKindly) {
+  const Runtime r = open("no exec");
+  EXPECT_THAT(r.exec(handle_, {"x"}, {}, {}),
+              FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot execute commands"));
+  EXPECT_THAT(r.logs(handle_, {}, {}),
+              FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot show logs"));
+}
+
+}  // namespace
+}  // namespace coffer
