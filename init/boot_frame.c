@@ -10,21 +10,36 @@
 
 const char *coffer_boot_error_text(enum coffer_boot_error e) {
   switch (e) {
-    case COFFER_BOOT_OK: return "the frame is good";
-    case COFFER_BOOT_NO_FRAME: return "standard input ended before a boot frame came";
-    case COFFER_BOOT_TIMEOUT: return "no complete boot frame came within 10 seconds";
-    case COFFER_BOOT_TRUNCATED: return "the boot frame is cut short";
-    case COFFER_BOOT_IO: return "the boot frame cannot be read";
-    case COFFER_BOOT_NO_MEMORY: return "there is no memory for the boot frame";
-    case COFFER_BOOT_BAD_MAGIC: return "what came on standard input is no boot frame";
-    case COFFER_BOOT_BAD_VERSION: return "the boot frame has a version that is not known here";
-    case COFFER_BOOT_TOO_LARGE: return "the boot frame is larger than 4 MiB";
-    case COFFER_BOOT_WRONG_INSTANCE: return "the boot frame is meant for another instance";
-    case COFFER_BOOT_BAD_NAME: return "the boot frame holds an invalid variable name";
-    case COFFER_BOOT_NUL_IN_ENV: return "the boot frame holds a variable with a NUL byte";
-    case COFFER_BOOT_BAD_PATH: return "the boot frame holds an invalid file path";
-    case COFFER_BOOT_BAD_ORDER: return "the boot frame holds a name twice or out of order";
-    case COFFER_BOOT_MALFORMED: return "the boot frame is malformed";
+    case COFFER_BOOT_OK:
+      return "the frame is good";
+    case COFFER_BOOT_NO_FRAME:
+      return "standard input ended before a boot frame came";
+    case COFFER_BOOT_TIMEOUT:
+      return "no complete boot frame came within 10 seconds";
+    case COFFER_BOOT_TRUNCATED:
+      return "the boot frame is cut short";
+    case COFFER_BOOT_IO:
+      return "the boot frame cannot be read";
+    case COFFER_BOOT_NO_MEMORY:
+      return "there is no memory for the boot frame";
+    case COFFER_BOOT_BAD_MAGIC:
+      return "what came on standard input is no boot frame";
+    case COFFER_BOOT_BAD_VERSION:
+      return "the boot frame has a version that is not known here";
+    case COFFER_BOOT_TOO_LARGE:
+      return "the boot frame is larger than 4 MiB";
+    case COFFER_BOOT_WRONG_INSTANCE:
+      return "the boot frame is meant for another instance";
+    case COFFER_BOOT_BAD_NAME:
+      return "the boot frame holds an invalid variable name";
+    case COFFER_BOOT_NUL_IN_ENV:
+      return "the boot frame holds a variable with a NUL byte";
+    case COFFER_BOOT_BAD_PATH:
+      return "the boot frame holds an invalid file path";
+    case COFFER_BOOT_BAD_ORDER:
+      return "the boot frame holds a name twice or out of order";
+    case COFFER_BOOT_MALFORMED:
+      return "the boot frame is malformed";
   }
   return "the boot frame is not accepted";
 }
@@ -158,7 +173,8 @@ enum coffer_boot_error coffer_boot_check(uint8_t *data, size_t size, const char 
   size_t at = COFFER_BOOT_HEADER_SIZE;
   const size_t id_size = get32(data + at);
   at += 4;
-  if (id_size == 0 || id_size > COFFER_BOOT_MAX_INSTANCE_ID || id_size > size - at) return COFFER_BOOT_MALFORMED;
+  if (id_size == 0 || id_size > COFFER_BOOT_MAX_INSTANCE_ID || id_size > size - at)
+    return COFFER_BOOT_MALFORMED;
   if (id_size != instance_id_size || memcmp(data + at, instance_id, id_size) != 0)
     return COFFER_BOOT_WRONG_INSTANCE;
   at += id_size;
@@ -261,11 +277,12 @@ static void put32(struct coffer_boot_writer *w, uint32_t v) {
 
 static void accept_entry(struct coffer_boot_writer *w, const struct coffer_boot_entry *e) {
   if (w->error != COFFER_BOOT_OK) return;
-  w->error = e->name_size > COFFER_BOOT_MAX_SIZE || e->value_size > COFFER_BOOT_MAX_SIZE ? COFFER_BOOT_TOO_LARGE
-                                                                                         : check_entry(e);
+  w->error = e->name_size > COFFER_BOOT_MAX_SIZE || e->value_size > COFFER_BOOT_MAX_SIZE
+                 ? COFFER_BOOT_TOO_LARGE
+                 : check_entry(e);
   if (w->error == COFFER_BOOT_OK &&
-      (e->kind < w->last_kind || (e->kind == w->last_kind && !ascending(w->last_name, w->last_name_size, e->name,
-                                                                        e->name_size))))
+      (e->kind < w->last_kind ||
+       (e->kind == w->last_kind && !ascending(w->last_name, w->last_name_size, e->name, e->name_size))))
     w->error = COFFER_BOOT_BAD_ORDER;
   w->last_kind = e->kind;
   w->last_name = e->name;

@@ -70,7 +70,8 @@ enum coffer_boot_error {
 const char *coffer_boot_error_text(enum coffer_boot_error);
 
 /* NULL when `path` may be the place of a file in a Machine, else why not ("is not absolute").  Looks at the
- * text alone: absolute, no empty, "." or ".." part, no control character, ':' or ',', at most 4,095 bytes, not
+ * text alone: absolute, no empty, "." or ".." part, no control character, ':' or ',', at most 4,095 bytes,
+ * not
  * "/" and not under /proc, /sys, /dev or /.coffer. */
 const char *coffer_boot_path_error(const char *path, size_t size);
 

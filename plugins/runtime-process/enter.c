@@ -30,7 +30,8 @@ static int join(int process, const char *name, int kind) {
   const int fd = openat(process, name, O_RDONLY | O_CLOEXEC);
   snprintf(own, sizeof own, "/proc/self/%s", name);
   if (fd < 0 || fstat(fd, &theirs) != 0 || stat(own, &ours) != 0) return errno;
-  const int error = (theirs.st_ino == ours.st_ino && theirs.st_dev == ours.st_dev) || setns(fd, kind) == 0 ? 0 : errno;
+  const int error =
+      (theirs.st_ino == ours.st_ino && theirs.st_dev == ours.st_dev) || setns(fd, kind) == 0 ? 0 : errno;
   close(fd);
   return error;
 }

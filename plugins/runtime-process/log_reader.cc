@@ -11,7 +11,9 @@
 
 namespace coffer::runtime_process {
 namespace {
-Fd open_log(int folder, const char *name) { return Fd(::openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)); }
+Fd open_log(int folder, const char *name) {
+  return Fd(::openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+}
 }  // namespace
 
 LogReader::LogReader(int folder) : folder_(folder), file_(open_log(folder, "log.1")) {
@@ -23,7 +25,8 @@ bool LogReader::read(const Emit &emit) {
     struct stat mine, newest;
     if (::fstatat(folder_, "log", &newest, AT_SYMLINK_NOFOLLOW) != 0) newest.st_ino = 0;
     if (file_ && !read_file(emit)) return false;
-    const bool same = !newest.st_ino || (file_ && ::fstat(file_.get(), &mine) == 0 && mine.st_ino == newest.st_ino);
+    const bool same =
+        !newest.st_ino || (file_ && ::fstat(file_.get(), &mine) == 0 && mine.st_ino == newest.st_ino);
     if (same) return true;
     // `log` had another file before this one was read to its end: nothing more comes here.
     file_ = open_log(folder_, "log");
@@ -53,8 +56,8 @@ bool LogReader::parse(const Emit &emit) {
     const char *end = rest.data() + head;
     const auto time = std::from_chars(rest.data() + std::min<size_t>(2, head), end, time_ns);
     const auto length = std::from_chars(std::min(time.ptr + 1, end), end, size);
-    if (head < 5 || (rest[0] != 'o' && rest[0] != 'e') || time.ec != std::errc() || length.ec != std::errc() ||
-        length.ptr != end || size > LOG_RECORD_MAX)
+    if (head < 5 || (rest[0] != 'o' && rest[0] != 'e') || time.ec != std::errc() ||
+        length.ec != std::errc() || length.ptr != end || size > LOG_RECORD_MAX)
       throw sdk::Error{COFFER_DATA_LOSS, "the log of the Machine is damaged"};
     if (rest.size() - head - 1 < size + 1) break;  // not complete yet
     std::string_view data = rest.substr(head + 1, size);

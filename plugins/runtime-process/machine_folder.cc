@@ -41,7 +41,8 @@ bool wait_for(const sdk::Call &call, std::vector<Watched> &fds, int timeout_ms) 
         call.deadline_ns() ? static_cast<int64_t>(call.deadline_ns() / 1'000'000) : INT64_MAX;
     if (now >= deadline) throw Error{COFFER_DEADLINE_EXCEEDED, "the deadline of the call is over"};
     const int64_t next = std::min(until, deadline);
-    const int64_t left = next == INT64_MAX ? -1 : std::min<int64_t>(std::max<int64_t>(next - now, 0), 1'000'000);
+    const int64_t left =
+        next == INT64_MAX ? -1 : std::min<int64_t>(std::max<int64_t>(next - now, 0), 1'000'000);
     const int n = ::poll(polled.data(), polled.size(), static_cast<int>(left));
     if (n < 0 && errno != EINTR) throw errno_error(COFFER_INTERNAL, "waiting", errno);
     bool ready = false;
@@ -107,23 +108,38 @@ std::optional<Spec> Spec::decode(std::string_view text) {
     const std::string_view key = field.substr(0, equals);
     const std::string value(field.substr(equals + 1));
     bool good = true;
-    if (key == "instance_id") s.instance_id = value;
-    else if (key == "name") s.name = value;
-    else if (key == "image") s.image = value;
-    else if (key == "user") s.user = value;
-    else if (key == "created") good = parse_number(value, s.created_ns);
-    else if (key == "variable") s.variables.push_back(value);
-    else if (key == "file") s.files.push_back(value);
-    else if (key == "workdir") s.workdir = value;
-    else if (key == "uid") good = s.own_user = parse_number(value, s.uid);
-    else if (key == "gid") good = parse_number(value, s.gid);
-    else if (key == "group") good = parse_number(value, s.groups.emplace_back());
-    else if (key == "home") s.home = value.substr(value.find('=') + 1);
-    else if (key == "env") s.env.push_back(value);
-    else if (key == "argv") s.argv.push_back(value);
+    if (key == "instance_id")
+      s.instance_id = value;
+    else if (key == "name")
+      s.name = value;
+    else if (key == "image")
+      s.image = value;
+    else if (key == "user")
+      s.user = value;
+    else if (key == "created")
+      good = parse_number(value, s.created_ns);
+    else if (key == "variable")
+      s.variables.push_back(value);
+    else if (key == "file")
+      s.files.push_back(value);
+    else if (key == "workdir")
+      s.workdir = value;
+    else if (key == "uid")
+      good = s.own_user = parse_number(value, s.uid);
+    else if (key == "gid")
+      good = parse_number(value, s.gid);
+    else if (key == "group")
+      good = parse_number(value, s.groups.emplace_back());
+    else if (key == "home")
+      s.home = value.substr(value.find('=') + 1);
+    else if (key == "env")
+      s.env.push_back(value);
+    else if (key == "argv")
+      s.argv.push_back(value);
     else if (key == "label" && value.find('=') != std::string::npos)
       s.labels.emplace_back(value.substr(0, value.find('=')), value.substr(value.find('=') + 1));
-    else good = false;
+    else
+      good = false;
     if (!good) return {};
   }
   if (s.instance_id.empty() || s.argv.empty()) return {};
@@ -140,7 +156,8 @@ Fd ProcessId::open() const {
 
 std::string Handle::encode() const {
   std::string out = "coffer-process 1 " + instance_id;
-  if (!boot_id.empty()) out += " " + boot_id + " " + std::to_string(app.pid) + " " + std::to_string(app.start);
+  if (!boot_id.empty())
+    out += " " + boot_id + " " + std::to_string(app.pid) + " " + std::to_string(app.start);
   return out;
 }
 
@@ -156,7 +173,8 @@ std::optional<Handle> Handle::decode(std::string_view text) {
   h.instance_id = words[2];
   if (words.size() == 6) {
     h.boot_id = words[3];
-    if (h.boot_id.empty() || !parse_number(words[4], h.app.pid) || !parse_number(words[5], h.app.start)) return {};
+    if (h.boot_id.empty() || !parse_number(words[4], h.app.pid) || !parse_number(words[5], h.app.start))
+      return {};
   }
   return h;
 }
@@ -167,10 +185,12 @@ Spec MachineFolder::spec() const {
   std::string text;
   char buffer[65536];
   ssize_t n = 0;
-  while (file && (n = ::read(file.get(), buffer, sizeof buffer)) > 0) text.append(buffer, static_cast<size_t>(n));
+  while (file && (n = ::read(file.get(), buffer, sizeof buffer)) > 0)
+    text.append(buffer, static_cast<size_t>(n));
   std::optional<Spec> spec = file && n == 0 ? Spec::decode(text) : std::nullopt;
   if (!spec || spec->instance_id != instance_id_)
-    throw Error{COFFER_DATA_LOSS, "the spec of instance " + instance_id_ + " is missing or damaged; destroy it"};
+    throw Error{COFFER_DATA_LOSS,
+                "the spec of instance " + instance_id_ + " is missing or damaged; destroy it"};
   return *spec;
 }
 
@@ -204,7 +224,8 @@ std::optional<Fd> MachineFolder::lock(const sdk::Call &call) const {
     wait_for(call, -1, 10);
   }
   struct stat here, there;
-  if (::fstat(fd(), &here) != 0 || ::fstatat(state_dir_, instance_id_.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0 ||
+  if (::fstat(fd(), &here) != 0 ||
+      ::fstatat(state_dir_, instance_id_.c_str(), &there, AT_SYMLINK_NOFOLLOW) != 0 ||
       here.st_ino != there.st_ino)
     return {};
   return file;
@@ -263,10 +284,14 @@ std::string step_sentence(const Spec &spec, uint32_t step, int code, uint32_t in
   const std::string command = spec.argv.empty() ? "" : spec.argv.front();
   const std::string file = index < files.size() ? files[index] : "?";
   switch (step) {
-    case STEP_SETUP: return "the Machine cannot be set up: " + why;
-    case STEP_SPEC: return "the stored spec of the Machine is damaged; destroy it";
-    case STEP_RECORD: return "the state folder of the Machine cannot be written: " + why;
-    case STEP_FRAME: return coffer_boot_error_text(static_cast<coffer_boot_error>(code));
+    case STEP_SETUP:
+      return "the Machine cannot be set up: " + why;
+    case STEP_SPEC:
+      return "the stored spec of the Machine is damaged; destroy it";
+    case STEP_RECORD:
+      return "the state folder of the Machine cannot be written: " + why;
+    case STEP_FRAME:
+      return coffer_boot_error_text(static_cast<coffer_boot_error>(code));
     case STEP_NAMESPACE:
       return "file secrets need a mount namespace and none can be made here (" + why +
              "): allow user namespaces, run as root, or give the secrets as environment";
@@ -280,19 +305,26 @@ std::string step_sentence(const Spec &spec, uint32_t step, int code, uint32_t in
       return "the path " + file + " is taken by something that is no regular file: choose another path";
     case STEP_FILE:
       return "the file " + file + " cannot be delivered (" + why + ")" +
-             (code == EPERM || code == EINVAL ? ": without root it can only belong to the Machine's own user" : "");
-    case STEP_USER: return "the user '" + spec.user + "' cannot be taken: " + why;
+             (code == EPERM || code == EINVAL ? ": without root it can only belong to the Machine's own user"
+                                              : "");
+    case STEP_USER:
+      return "the user '" + spec.user + "' cannot be taken: " + why;
     case STEP_WORKDIR:
-      return "the working directory '" + (spec.workdir.empty() ? "/" : spec.workdir) + "' cannot be entered: " + why;
+      return "the working directory '" + (spec.workdir.empty() ? "/" : spec.workdir) +
+             "' cannot be entered: " + why;
     case STEP_EXEC:
       if (code == ENOENT || code == ENOTDIR) return "command not found: " + command;
       if (code == E2BIG)
         return "the arguments and environment are too long for the kernel: mount large secrets as files";
       return "the command '" + command + "' cannot be executed: " + why;
-    case STEP_DIED: return "the Machine ended before the app ran";
-    case STEP_ENTER: return "the Machine cannot be entered: " + why;
-    case STEP_ENVIRON: return "the environment of the app cannot be read: " + why;
-    default: return "the Machine failed";
+    case STEP_DIED:
+      return "the Machine ended before the app ran";
+    case STEP_ENTER:
+      return "the Machine cannot be entered: " + why;
+    case STEP_ENVIRON:
+      return "the environment of the app cannot be read: " + why;
+    default:
+      return "the Machine failed";
   }
 }
 

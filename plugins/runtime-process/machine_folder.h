@@ -33,8 +33,8 @@ class Fd {
 // An Error of the domain "errno": "WHAT: No space left on device".
 sdk::Error errno_error(coffer_status status, std::string what, int error);
 
-// Waits until one of `fds` is ready or `timeout_ms` (-1 = none) is over: true when one is.  Throws CANCELLED or
-// DEADLINE_EXCEEDED for the call.
+// Waits until one of `fds` is ready or `timeout_ms` (-1 = none) is over: true when one is.  Throws CANCELLED
+// or DEADLINE_EXCEEDED for the call.
 struct Watched {
   int fd;
   short events;
@@ -46,7 +46,8 @@ bool wait_for(const sdk::Call &, int fd, int timeout_ms);
 // What to run.  Holds no value of a secret.
 struct Spec {
   std::string instance_id, name, image, user, workdir;
-  std::vector<std::string> argv, env /* NAME=VALUE */, variables /* names of secrets */, files /* guest paths */;
+  std::vector<std::string> argv, env /* NAME=VALUE */, variables /* names of secrets */,
+      files /* guest paths */;
   std::vector<std::pair<std::string, std::string>> labels;
   bool own_user = false;  // uid, gid, groups are to be taken
   unsigned uid = 0, gid = 0;
@@ -83,7 +84,9 @@ struct MachineState {
   uint32_t step = 0, index = 0;  // where the boot failed
   int step_code = 0;
   std::string message;
-  bool ended() const { return state == COFFER_M_STOPPED || state == COFFER_M_FAILED || state == COFFER_M_GONE; }
+  bool ended() const {
+    return state == COFFER_M_STOPPED || state == COFFER_M_FAILED || state == COFFER_M_GONE;
+  }
 };
 
 // One sentence for a person about a boot or command that failed at `step` (supervisor.h).

@@ -45,8 +45,8 @@ Error invalid(std::string message) { return Error{COFFER_INVALID_ARGUMENT, std::
 bool instance_id_ok(std::string_view id) {
   if (id.empty() || id.size() > COFFER_BOOT_MAX_INSTANCE_ID || id[0] == '.') return false;
   return std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
-           c == '.';
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+           c == '_' || c == '.';
   });
 }
 
@@ -70,15 +70,18 @@ void read_command(const coffer_machine_spec &in, Spec &out) {
     // nothing in front
   } else if (out.image.starts_with('/')) {
     if (!words.empty())
-      throw invalid("an entrypoint cannot be combined with an executable as image: take image 'host' and name the "
-                    "whole command");
+      throw invalid(
+          "an entrypoint cannot be combined with an executable as image: take image 'host' and name the "
+          "whole command");
     struct stat st;
     if (::stat(out.image.c_str(), &st) != 0)
       throw errno_error(COFFER_INVALID_ARGUMENT, "image " + out.image + " cannot be found", errno);
-    if (!S_ISREG(st.st_mode) || !(st.st_mode & 0111)) throw invalid("image " + out.image + " is no executable file");
+    if (!S_ISREG(st.st_mode) || !(st.st_mode & 0111))
+      throw invalid("image " + out.image + " is no executable file");
     words.push_back(out.image);
   } else {
-    throw invalid("image '" + out.image + "' is not known to runtime-process: take 'host' and a command, or the "
+    throw invalid("image '" + out.image +
+                  "' is not known to runtime-process: take 'host' and a command, or the "
                   "absolute path of an executable");
   }
   for (size_t i = 0; i < in.n_argv; ++i) words.push_back(text(in.argv[i], "the command"));
@@ -131,8 +134,8 @@ void read_user(Spec &out) {
     throw invalid("user '" + out.user + "' is not valid");
   if (::geteuid() != 0) {
     if (out.uid != ::geteuid() || out.gid != ::getegid())
-      throw Error{COFFER_PERMISSION_DENIED, "without root a Machine can only run as the calling user, not as '" +
-                                                out.user + "'"};
+      throw Error{COFFER_PERMISSION_DENIED,
+                  "without root a Machine can only run as the calling user, not as '" + out.user + "'"};
     return;
   }
   out.own_user = true;
@@ -154,12 +157,14 @@ void read_deliveries(const coffer_machine_spec &in, Spec &out) {
     const coffer_delivery &d = *in.deliveries[i];
     const std::string name(view(d.name));
     if (d.via == COFFER_VIA_ENV) {
-      if (!variable_name_ok(name)) throw invalid("variable name number " + std::to_string(i + 1) + " is not valid");
+      if (!variable_name_ok(name))
+        throw invalid("variable name number " + std::to_string(i + 1) + " is not valid");
       if (!seen.insert(name).second) throw invalid("variable " + name + " is delivered twice");
       out.variables.push_back(name);
       continue;
     }
-    if (d.via != COFFER_VIA_TMPFS) throw invalid("delivery " + name + " asks for a way that runtime-process lacks");
+    if (d.via != COFFER_VIA_TMPFS)
+      throw invalid("delivery " + name + " asks for a way that runtime-process lacks");
     if (const char *why = coffer_boot_path_error(name.data(), name.size()))
       throw invalid("guest path number " + std::to_string(i + 1) + " " + why);
     if (!seen.insert(name).second) throw invalid("guest path " + name + " is given twice");
@@ -167,7 +172,7 @@ void read_deliveries(const coffer_machine_spec &in, Spec &out) {
     if ((d.flags & COFFER_DLV_OWNER) && ::geteuid() != 0 && (d.uid != ::geteuid() || d.gid != ::getegid()))
       throw Error{COFFER_PERMISSION_DENIED,
                   "without root the file " + name + " can only belong to the Machine's own user"};
-    struct stat st; // the boot looks again; here a refusal costs nothing yet
+    struct stat st;  // the boot looks again; here a refusal costs nothing yet
     if (::lstat(name.c_str(), &st) == 0 && !S_ISREG(st.st_mode))
       throw Error{COFFER_FAILED_PRECONDITION, step_sentence({.files = {name}}, STEP_NOT_A_FILE, 0, 0)};
     out.files.push_back(name);
@@ -192,7 +197,8 @@ Spec read_spec(const coffer_machine_spec &in) {
   std::set<std::string> names;
   for (size_t i = 0; i < in.n_env; ++i) {
     const std::string name(view(in.env[i].key));
-    if (!variable_name_ok(name)) throw invalid("variable name number " + std::to_string(i + 1) + " is not valid");
+    if (!variable_name_ok(name))
+      throw invalid("variable name number " + std::to_string(i + 1) + " is not valid");
     if (!names.insert(name).second) throw invalid("variable " + name + " is given twice");
     const std::string_view value = view(in.env[i].value);
     if (value.find('\0') != std::string_view::npos) throw invalid("variable " + name + " holds a NUL byte");
@@ -237,14 +243,16 @@ sdk::SecureBuffer build_frame(const Spec &spec, const coffer_delivery *const *de
   }
   const auto announced = [](const std::vector<std::string> &names, const auto &given) {
     return names.size() == given.size() &&
-           std::all_of(names.begin(), names.end(), [&](const std::string &name) { return given.contains(name); });
+           std::all_of(names.begin(), names.end(),
+                       [&](const std::string &name) { return given.contains(name); });
   };
   if (!announced(spec.variables, env) || !announced(spec.files, files))
     throw invalid("the deliveries are not those that were announced when the instance was created");
   const auto write = [&](uint8_t *data, size_t size) {
     coffer_boot_writer w;
     coffer_boot_begin(&w, data, size, spec.instance_id.data(), spec.instance_id.size());
-    for (const auto &[name, d] : env) coffer_boot_put_env(&w, name.data(), name.size(), d->value.data, d->value.size);
+    for (const auto &[name, d] : env)
+      coffer_boot_put_env(&w, name.data(), name.size(), d->value.data, d->value.size);
     for (const auto &[path, d] : files) {
       const bool owner = d->flags & COFFER_DLV_OWNER;
       coffer_boot_put_file(&w, path.data(), path.size(), d->value.data, d->value.size, d->mode,
@@ -292,7 +300,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
  public:
   static std::unique_ptr<Instance> open(const Call &, const sdk::Options &options) {
     const std::string path(options.state_dir());
-    if (path.empty() || path[0] != '/') throw invalid("runtime-process needs a state folder with an absolute path");
+    if (path.empty() || path[0] != '/')
+      throw invalid("runtime-process needs a state folder with an absolute path");
     if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
       throw errno_error(COFFER_UNAVAILABLE, "state folder " + path, errno);
     Fd folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -300,7 +309,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     if (!folder || ::fstat(folder.get(), &st) != 0)
       throw errno_error(COFFER_UNAVAILABLE, "state folder " + path, errno);
     if (st.st_uid != ::geteuid() || (st.st_mode & 077))
-      throw Error{COFFER_FAILED_PRECONDITION, "state folder " + path + " must belong to the calling user and be 0700"};
+      throw Error{COFFER_FAILED_PRECONDITION,
+                  "state folder " + path + " must belong to the calling user and be 0700"};
     return std::make_unique<RuntimeProcess>(std::move(folder), std::string(options.get("supervisor")));
   }
 
@@ -318,7 +328,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
       Spec before = existing->spec();
       const int64_t created = std::exchange(before.created_ns, spec.created_ns);
       if (before.encode() != spec.encode())
-        throw Error{COFFER_ALREADY_EXISTS, "instance " + spec.instance_id + " exists with another configuration"};
+        throw Error{COFFER_ALREADY_EXISTS,
+                    "instance " + spec.instance_id + " exists with another configuration"};
       before.created_ns = created;
       answer(emit, before, existing->state(before), false);
       return;
@@ -327,7 +338,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     // Built aside and renamed: the folder exists whole or not at all.
     const std::string temporary = ".new-" + spec.instance_id;
     if (::mkdirat(state_dir_.get(), temporary.c_str(), 0700) != 0)
-      throw errno_error(COFFER_UNAVAILABLE, "cannot create the folder of instance " + spec.instance_id, errno);
+      throw errno_error(COFFER_UNAVAILABLE, "cannot create the folder of instance " + spec.instance_id,
+                        errno);
     const MachineFolder fresh(state_dir_.get(), temporary, open_folder(temporary));
     const std::string encoded = spec.encode();
     {
@@ -344,10 +356,11 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     for (const char *name : {"lock", "alive"})
       Fd(::openat(fresh.fd(), name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
     if (::fsync(fresh.fd()) != 0 ||
-        ::syscall(SYS_renameat2, state_dir_.get(), temporary.c_str(), state_dir_.get(), spec.instance_id.c_str(),
-                  RENAME_NOREPLACE) != 0 ||
+        ::syscall(SYS_renameat2, state_dir_.get(), temporary.c_str(), state_dir_.get(),
+                  spec.instance_id.c_str(), RENAME_NOREPLACE) != 0 ||
         ::fsync(state_dir_.get()) != 0) {
-      if (errno == EEXIST) throw Error{COFFER_ABORTED, "instance " + spec.instance_id + " was just created elsewhere"};
+      if (errno == EEXIST)
+        throw Error{COFFER_ABORTED, "instance " + spec.instance_id + " was just created elsewhere"};
       throw errno_error(COFFER_UNAVAILABLE, "cannot store instance " + spec.instance_id, errno);
     }
     MachineState s;
@@ -363,7 +376,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     const Spec spec = folder->spec();
     if (const MachineState s = folder->state(spec); s.state != COFFER_M_CREATED)
       throw Error{COFFER_FAILED_PRECONDITION,
-                  "instance " + spec.instance_id + " was started before: an instance is started once, create a new one"};
+                  "instance " + spec.instance_id +
+                      " was started before: an instance is started once, create a new one"};
     const sdk::SecureBuffer frame = build_frame(spec, deliveries, n);
 
     std::optional<Fd> alive = folder->take_alive();
@@ -381,7 +395,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     alive->close();  // the supervisor has the lock now
 
     for (size_t sent = 0;;) {
-      std::vector<Watched> fds = {{status.get(), POLLIN}, {sent < frame.size() ? frame_out.get() : -1, POLLOUT}};
+      std::vector<Watched> fds = {{status.get(), POLLIN},
+                                  {sent < frame.size() ? frame_out.get() : -1, POLLOUT}};
       wait_for(call, fds, -1);
       if (fds[0].revents) break;
       const ssize_t sent_now =
@@ -391,13 +406,15 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     }
     supervisor_message m{};
     if (!receive(status.get(), m))
-      throw Error{COFFER_UNAVAILABLE, "the supervisor of instance " + spec.instance_id + " ended without a word"};
+      throw Error{COFFER_UNAVAILABLE,
+                  "the supervisor of instance " + spec.instance_id + " ended without a word"};
     if (m.step != STEP_OK)
       throw Error{COFFER_FAILED_PRECONDITION, step_sentence(spec, m.step, m.code, m.index),
                   m.step == STEP_FRAME ? "boot_frame" : "errno", m.code};
   }
 
-  void stop(const Call &call, std::string_view handle, std::string_view signal, uint64_t timeout_ns) override {
+  void stop(const Call &call, std::string_view handle, std::string_view signal,
+            uint64_t timeout_ns) override {
     const int number = signal_number(signal);
     if (const std::optional<MachineFolder> folder = find(decode(handle)))
       stop_folder(call, *folder, number, timeout_ns ? timeout_ns : kDefaultStopNs);
@@ -456,8 +473,9 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
         continue;
       }
       const bool match = std::all_of(labels, labels + n, [&](const coffer_pair &l) {
-        return std::any_of(spec.labels.begin(), spec.labels.end(),
-                           [&](const auto &own) { return own.first == view(l.key) && own.second == view(l.value); });
+        return std::any_of(spec.labels.begin(), spec.labels.end(), [&](const auto &own) {
+          return own.first == view(l.key) && own.second == view(l.value);
+        });
       });
       if (match && !answer(emit, spec, folder->state(spec), true)) return;
     }
@@ -541,7 +559,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     if (io.flags & 1u) throw Error{COFFER_UNIMPLEMENTED, "runtime-process offers no terminal"};
     if (const std::string user = text(in.user, "the user"); !user.empty() && user != spec.user)
       throw invalid("a command in a Machine of runtime-process runs as the Machine's own user");
-    std::vector<std::string> arguments = {"exec", spec.instance_id, text(in.workdir, "the working directory"), "--"};
+    std::vector<std::string> arguments = {"exec", spec.instance_id, text(in.workdir, "the working directory"),
+                                          "--"};
     for (size_t i = 0; i < in.n_argv; ++i) arguments.push_back(text(in.argv[i], "the command"));
     if (in.n_argv == 0 || arguments[4].empty()) throw invalid("exec needs a command");
     spec.argv = {arguments[4]};  // the sentences below are about this command
@@ -581,7 +600,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     const auto pump = [&](Fd &fd, uint32_t stream) {
       const ssize_t n = ::read(fd.get(), output, sizeof output);
       if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN)) fd.close();
-      if (n > 0 && io.out && io.out(io.ctx, stream, wall_ns(), {reinterpret_cast<uint8_t *>(output), size_t(n)}) != 0)
+      if (n > 0 && io.out &&
+          io.out(io.ctx, stream, wall_ns(), {reinterpret_cast<uint8_t *>(output), size_t(n)}) != 0)
         throw Error{COFFER_CANCELLED, "the output was refused"};
     };
     while (out_read || err_read || !result) {
@@ -621,7 +641,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     if (result->step == STEP_OK) return result->code;
     if (result->step == STEP_DIED) throw Error{COFFER_UNAVAILABLE, "the command was ended with its Machine"};
     const std::string sentence = "exec: " + step_sentence(spec, result->step, result->code, 0) + "\n";
-    const int32_t code = result->step == STEP_EXEC && (result->code == ENOENT || result->code == ENOTDIR) ? 127 : 126;
+    const int32_t code =
+        result->step == STEP_EXEC && (result->code == ENOENT || result->code == ENOTDIR) ? 127 : 126;
     if (io.out) io.out(io.ctx, 2, wall_ns(), sdk::to_bytes(sentence));
     return code;
   }
@@ -671,7 +692,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
       if (s.state == COFFER_M_CREATED) return;
       if (s.ended()) return kill_leftover(s);
       const uint64_t timeout_ms = std::min<uint64_t>(timeout_ns / 1'000'000, INT32_MAX);
-      folder.write("stop", "signal " + std::to_string(signal) + "\ntimeout_ms " + std::to_string(timeout_ms) + "\n");
+      folder.write("stop",
+                   "signal " + std::to_string(signal) + "\ntimeout_ms " + std::to_string(timeout_ms) + "\n");
     }
     const Fd supervisor = s.supervisor.open();
     if (supervisor) {
@@ -693,7 +715,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     return ids;
   }
 
-  // Folders appear and vanish under this lock, so what is unfinished then belongs to a caller that was killed.
+  // Folders appear and vanish under this lock, so what is unfinished then belongs to a caller that was
+  // killed.
   Fd lock_state_dir(const Call &call) const {
     Fd file(::openat(state_dir_.get(), ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (!file) throw errno_error(COFFER_UNAVAILABLE, "the lock of the state folder", errno);
@@ -712,7 +735,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     std::error_code ignored;
     for (const auto &entry : std::filesystem::directory_iterator(root / ".", ignored)) {
       const std::string name = entry.path().filename().string();
-      if (name.starts_with(".new-") || name.starts_with(".gone-")) std::filesystem::remove_all(entry.path(), ignored);
+      if (name.starts_with(".new-") || name.starts_with(".gone-"))
+        std::filesystem::remove_all(entry.path(), ignored);
     }
   }
 
@@ -767,9 +791,17 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
   std::string supervisor_;
 };
 
-const coffer_option kSupervisor = {
-    sizeof(coffer_option), COFFER_OPT_PATH, 0, COFFER_OPTF_EXISTS,
-    "supervisor", "the program that stays beside each Machine", COFFER_SUPERVISOR_PATH, nullptr, nullptr, 1, 0};
+const coffer_option kSupervisor = {sizeof(coffer_option),
+                                   COFFER_OPT_PATH,
+                                   0,
+                                   COFFER_OPTF_EXISTS,
+                                   "supervisor",
+                                   "the program that stays beside each Machine",
+                                   COFFER_SUPERVISOR_PATH,
+                                   nullptr,
+                                   nullptr,
+                                   1,
+                                   0};
 const coffer_option *const kOptions[] = {&kSupervisor};
 const coffer_interface_ref kInterfaces[] = {
     {COFFER_RUNTIME_ID, 0}, {COFFER_RUNTIME_LOGS_ID, 0}, {COFFER_RUNTIME_EXEC_ID, 0}};

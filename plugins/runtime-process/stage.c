@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "boot_frame.h"
@@ -58,7 +59,8 @@ int spec_load(int folder, struct spec *out) {
   out->size = (size_t)st.st_size;
   out->data = mmap(NULL, out->size, PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
-  if (out->data == MAP_FAILED || out->data[out->size - 1] != 0 || strcmp(out->data, SPEC_MAGIC) != 0) return -1;
+  if (out->data == MAP_FAILED || out->data[out->size - 1] != 0 || strcmp(out->data, SPEC_MAGIC) != 0)
+    return -1;
   out->n_argv = spec_count(out, "argv");
   out->n_env = spec_count(out, "env");
   out->n_groups = spec_count(out, "group");
@@ -97,7 +99,9 @@ void harden(void) {
 }
 
 void reset_signals(void) {
-  for (int s = 1; s < NSIG; ++s) signal(s, SIG_DFL);
+  /* By hand: libc's signal() leaves out its own two, which posix_spawn hands down ignored. */
+  const unsigned long by_default[8] = {0}; /* struct sigaction of the kernel */
+  for (int s = 1; s < NSIG; ++s) syscall(SYS_rt_sigaction, s, by_default, NULL, 8);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
@@ -155,6 +159,7 @@ static int write_text(const char *path, const char *text) {
 /* A mount namespace of its own: mounts made here are seen by this Machine alone, mounts that the host makes
  * later still come in (slave).  Without root a user namespace with the same ids comes with it. */
 static int own_namespace(void) {
+  if (fchdir(FD_FOLDER) != 0) return errno; /* the working directory comes along, a descriptor does not */
   if (geteuid() == 0) {
     if (unshare(CLONE_NEWNS) != 0) return errno;
   } else {
@@ -170,6 +175,9 @@ static int own_namespace(void) {
     prctl(PR_SET_DUMPABLE, 0);
     if (error) return error;
   }
+  const int folder = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0 || dup3(folder, FD_FOLDER, O_CLOEXEC) < 0 || chdir("/") != 0) return errno;
+  close(folder);
   return mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0 ? 0 : errno;
 }
 
@@ -238,12 +246,13 @@ static int write_file(int tmpfs, const char *name, const struct coffer_boot_entr
   return error;
 }
 
-static void deliver_files(const struct spec *s, const char *instance_id, const struct coffer_boot_frame *frame,
-                          int channel) {
+static void deliver_files(const struct spec *s, const char *instance_id,
+                          const struct coffer_boot_frame *frame, int channel) {
   struct coffer_boot_entry e;
   size_t bytes = 65536;
   uint32_t index = 0, step;
-  for (size_t at = 0; coffer_boot_next(frame, &at, &e);) { /* first look at all places, then change anything */
+  for (size_t at = 0;
+       coffer_boot_next(frame, &at, &e);) { /* first look at all places, then change anything */
     if (e.kind != COFFER_BOOT_FILE) continue;
     const int error = check_mount_point(e.name, &step);
     if (error) stage_fail(channel, step, error, index);
@@ -318,7 +327,8 @@ static char **build_env(const struct spec *s, const struct coffer_boot_frame *fr
   return env;
 }
 
-void stage_run(const struct spec *s, const char *instance_id, int channel, int out, int err, pid_t supervisor) {
+void stage_run(const struct spec *s, const char *instance_id, int channel, int out, int err,
+               pid_t supervisor) {
   reset_signals();
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != supervisor) _exit(125);

@@ -4,8 +4,8 @@
  *   exec INSTANCE_ID WORKDIR -- CMD ...   runs a command inside a started Machine (enter.c)
  *   probe                                 exit 0 when a mount namespace can be made here
  *
- * It never holds a value: the boot frame is read by its child, which becomes the app (stage.c).  It runs as long
- * as the app does, so it allocates nothing. */
+ * It never holds a value: the boot frame is read by its child, which becomes the app (stage.c).  It runs as
+ * long as the app does, so it allocates nothing. */
 #define _GNU_SOURCE
 #include "supervisor.h"
 
@@ -103,8 +103,8 @@ static void write_exit(const struct machine *m) {
   const int signaled = WIFSIGNALED(m->wait_status);
   const int code = signaled ? 128 + WTERMSIG(m->wait_status) : WEXITSTATUS(m->wait_status);
   snprintf(text, sizeof text,
-           "code %d\nsignal %d\nby_order %d\nstarted %lld\nfinished %lld\nstep %u\nstep_code %d\nindex %u\n", code,
-           signaled ? WTERMSIG(m->wait_status) : 0, ordered_to_stop(), (long long)m->started_ns,
+           "code %d\nsignal %d\nby_order %d\nstarted %lld\nfinished %lld\nstep %u\nstep_code %d\nindex %u\n",
+           code, signaled ? WTERMSIG(m->wait_status) : 0, ordered_to_stop(), (long long)m->started_ns,
            (long long)wall_ns(), m->failure.step, m->failure.code, m->failure.index);
   write_text_at(FD_FOLDER, "exit", text); /* without space for it: inspect tells "no record" */
 }

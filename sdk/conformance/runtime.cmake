@@ -1,0 +1,1 @@
+coffer_add_conformance_suite(runtime runtime_suite.cc)
