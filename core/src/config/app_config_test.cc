@@ -1,0 +1,245 @@
+#include "coffer/config/app_config.h"
+
+#include <gmock/gmock.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <fstream>
+
+namespace coffer {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::Pair;
+
+AppConfig parse(std::string_view text) {
+  auto config = parse_app_config(text, "/srv/web/fly.toml");
+  EXPECT_TRUE(config.has_value()) << (config ? "" : config.error().message);
+  return config ? *std::move(config) : AppConfig();
+}
+
+std::string error(std::string_view text) {
+  const auto config = parse_app_config(text, "/srv/web/fly.toml");
+  EXPECT_FALSE(config.has_value()) << text << " was accepted";
+  if (config) return "";
+  EXPECT_EQ(config.error().code, ErrorCode::kInvalidArgument);
+  return config.error().message;
+}
+
+TEST(AppConfig, AFullConfigIsRead) {
+  const AppConfig c = parse(R"(
+app = "web"
+[build]
+image = "ghcr.io/example/web:1"
+[env]
+PORT = "8080"
+WORKERS = 4
+DEBUG = false
+EMPTY = ""
+[processes]
+web = "bin/serve --title 'hello world'"
+worker = ""
+[[files]]
+guest_path = "/run/secrets/tls.key"
+secret_name = "TLS_KEY"
+processes = ["web"]
+env = true
+[[files]]
+guest_path = "/etc/app/motd"
+raw_value = "line 1\nline 2"
+mode = "0640"
+[[files]]
+guest_path = "/etc/app/app.ini"
+local_path = "conf/app.ini"
+mode = 0o600
+)");
+  EXPECT_EQ(c.app, "web");
+  EXPECT_EQ(c.image, "ghcr.io/example/web:1");
+  EXPECT_THAT(c.env, ElementsAre(Pair("DEBUG", "false"), Pair("EMPTY", ""), Pair("PORT", "8080"),
+                                 Pair("WORKERS", "4")));
+  EXPECT_THAT(c.processes, ElementsAre(Pair("web", ElementsAre("bin/serve", "--title", "hello world")),
+                                       Pair("worker", IsEmpty())));
+  ASSERT_EQ(c.files.size(), 3u);
+  EXPECT_EQ(c.files[0].guest_path, "/run/secrets/tls.key");
+  EXPECT_EQ(c.files[0].secret_name, "TLS_KEY");
+  EXPECT_EQ(c.files[0].mode, 0400u);
+  EXPECT_TRUE(c.files[0].env);
+  EXPECT_THAT(c.files[0].processes, ElementsAre("web"));
+  EXPECT_EQ(c.files[1].raw_value, "line 1\nline 2");
+  EXPECT_EQ(c.files[1].mode, 0640u);
+  EXPECT_EQ(c.files[2].local_path, "/srv/web/conf/app.ini");
+  EXPECT_EQ(c.files[2].mode, 0600u);
+  EXPECT_EQ(c.warning, "");
+}
+
+TEST(AppConfig, AnEmptyFileIsAnEmptyConfig) {
+  const AppConfig c = parse("");
+  EXPECT_EQ(c.app, "");
+  EXPECT_THAT(c.files, IsEmpty());
+  EXPECT_EQ(c.warning, "");
+}
+
+TEST(AppConfig, TablesOfTheRolloutAreAcceptedInSilence) {
+  const AppConfig c = parse(R"(
+app = "web"
+[[mounts]]
+source = "data"
+[http_service]
+internal_port = 8080
+[[services]]
+internal_port = 8080
+[checks.alive]
+type = "tcp"
+[deploy]
+strategy = "rolling"
+[[restart]]
+policy = "always"
+[[vm]]
+memory = "1gb"
+)");
+  EXPECT_EQ(c.warning, "");
+}
+
+TEST(AppConfig, UnknownKeysMakeOneWarningThatNamesThemAndNoValue) {
+  const AppConfig c = parse(R"(
+app = "web"
+primary_region = "Zebrafish"
+[build]
+dockerfile = "Zebrafish"
+[metrics]
+port = 1
+[[files]]
+guest_path = "/a"
+raw_value = ""
+owner = "Zebrafish"
+)");
+  EXPECT_EQ(c.app, "web");
+  EXPECT_EQ(c.files.size(), 1u);
+  for (const char *key :
+       {"/srv/web/fly.toml", "primary_region", "build.dockerfile", "metrics", "files.owner"})
+    EXPECT_THAT(c.warning, HasSubstr(key));
+  EXPECT_THAT(c.warning, Not(HasSubstr("Zebrafish")));
+  EXPECT_THAT(c.warning, Not(HasSubstr("\n")));
+}
+
+TEST(AppConfig, ErrorsNameFileLineAndKeyAndNoValue) {
+  const std::vector<std::pair<std::string, std::string>> wrong = {
+      {"app = \"web\"\nkey = Zebrafish\n", ":2: this is not TOML"},
+      {"app = \"web\"\napp = \"Zebrafish\"\n", ":2: this is not TOML"},
+      {"x = \"Zebrafish", ":1: this is not TOML"},
+      {"app = 7", ":1: 'app' must be a string"},
+      {"\napp = \"Zebrafish/../etc\"", ":2: 'app': an App's name"},
+      {"app = \"\"", ":1: 'app': an App's name"},
+      {"env = \"Zebrafish\"", ":1: 'env' must be a table"},
+      {"[env]\nA = 1\nB = [\"Zebrafish\"]", ":3: 'env.B' must be a string"},
+      {"[env]\nB = 1.5", ":2: 'env.B' must be a string"},
+      {"[env]\nB = \"Zebrafish\\u0000\"", ":2: 'env.B' must not have a NUL"},
+      {"[env]\n\"A=Zebrafish\" = \"1\"", ":2: 'env' has a variable"},
+      {"[env]\n\"\" = \"1\"", ":2: 'env' has a variable"},
+      {"[build]\nimage = 1", ":2: 'build.image' must be a string"},
+      {"[processes]\nweb = [\"Zebrafish\"]", ":2: 'processes.web' must be a string"},
+      {"[processes]\nweb = \"run 'Zebrafish\"", ":2: 'processes.web': a quote is not closed"},
+      {"[processes]\n\"a/b\" = \"x\"", ":2: a process has a name"},
+      {"[files]\nguest_path = \"/a\"", "'files' must be written as [[files]]"},
+      {"[[files]]\nraw_value = \"Zebrafish\"", "[[files]] without 'guest_path'"},
+      {"[[files]]\nguest_path = \"/a\"", "exactly one of"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"Zebrafish\"\nsecret_name = \"A\"", "exactly one of"},
+      {"[[files]]\nguest_path = \"Zebrafish\"\nraw_value = \"\"",
+       ":2: 'files.guest_path': a path in a Machine must be"},
+      {"[[files]]\nguest_path = \"/proc/1/mem\"\nraw_value = \"\"", ":2: 'files.guest_path'"},
+      {"[[files]]\nguest_path = \"/a\"\nsecret_name = \"Zebra fish\"",
+       ":3: 'files.secret_name': a secret's name"},
+      {"[[files]]\nguest_path = \"/a\"\nlocal_path = \"\"", ":3: 'files.local_path' is empty"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = 1", ":3: 'files.raw_value' must be a string"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nmode = 400", ":4: 'files.mode' must be octal"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nmode = \"04755\"",
+       ":4: 'files.mode': a mode is at most 0777"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nmode = 0o4755", ":4: 'files.mode' is at most 0777"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nenv = \"Zebrafish\"",
+       ":4: 'files.env' must be true or false"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nenv = true",
+       "'files.env' is for files with 'secret_name'"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nprocesses = \"web\"",
+       ":4: 'files.processes' must be a list"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nprocesses = [\"Zebrafish\"]",
+       ":4: 'files.processes' names a process"},
+      {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\n\n[[files]]\nguest_path = \"/a\"\nraw_value = \"\"",
+       ":5: 'files.guest_path': the path /a is given twice"},
+      {"[[files]]\nguest_path = \"/a/b\"\nraw_value = \"\"\n\n[[files]]\nguest_path = \"/a\"\nraw_value = "
+       "\"\"",
+       ":5: 'files.guest_path': the path /a would be both"},
+  };
+  for (const auto &[text, message] : wrong) {
+    EXPECT_THAT(error(text), HasSubstr(message)) << text;
+    EXPECT_THAT(error(text), HasSubstr("/srv/web/fly.toml:")) << text;
+    EXPECT_THAT(error(text), Not(HasSubstr("Zebra"))) << text;
+  }
+}
+
+TEST(AppConfig, HostileTomlEndsWithAnError) {
+  EXPECT_THAT(error("a = " + std::string(200'000, '[')), HasSubstr("not TOML"));
+  EXPECT_THAT(error(std::string("a = \"\0\"", 8)), HasSubstr("not TOML"));
+  EXPECT_THAT(error("a = \"\xff\""), HasSubstr("not TOML"));
+}
+
+TEST(AppConfig, CommandsAreSplitAsAShellDoes) {
+  using Words = std::vector<std::string>;
+  const std::vector<std::pair<std::string, Words>> cases = {
+      {"", {}},
+      {" \t\n", {}},
+      {"a", {"a"}},
+      {"  a  b\tc\n", {"a", "b", "c"}},
+      {"a 'b c' \"d e\"", {"a", "b c", "d e"}},
+      {"a'b'\"c\"d", {"abcd"}},
+      {"'' \"\"", {"", ""}},
+      {"a\\ b", {"a b"}},
+      {"'a\\n'", {"a\\n"}},
+      {"\"a\\n\\\"\\\\\\$\\`\"", {"a\\n\"\\$`"}},
+      {"a\\\nb", {"ab"}},
+      {"\"a\\\nb\"", {"ab"}},
+      {"'it'\\''s'", {"it's"}},
+      {"$HOME *.txt `ls` a;b|c>d # e", {"$HOME", "*.txt", "`ls`", "a;b|c>d", "#", "e"}},
+      {"\"it's\" 'say \"hi\"'", {"it's", "say \"hi\""}},
+  };
+  for (const auto &[text, words] : cases) EXPECT_EQ(split_command(text).value(), words) << text;
+  for (const char *open : {"'", "\"", "a 'b", "a \"b\\\"", "a\\"})
+    EXPECT_FALSE(split_command(open).has_value()) << open;
+}
+
+class AppConfigFile : public testing::Test {
+ protected:
+  AppConfigFile() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "coffer-app-config-XXXXXX").string();
+    if (::mkdtemp(pattern.data())) folder_ = pattern;
+  }
+  ~AppConfigFile() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  void write(const char *name, std::string_view text) const { std::ofstream(folder_ / name) << text; }
+  std::filesystem::path folder_;
+};
+
+TEST_F(AppConfigFile, CofferTomlComesBeforeFlyToml) {
+  EXPECT_EQ(find_app_config(folder_), std::nullopt);
+  write("fly.toml", "app = \"fly\"");
+  EXPECT_EQ(find_app_config(folder_), folder_ / "fly.toml");
+  write("coffer.toml", "app = \"coffer\"");
+  EXPECT_EQ(find_app_config(folder_), folder_ / "coffer.toml");
+  EXPECT_EQ(read_app_config(folder_ / "coffer.toml")->app, "coffer");
+}
+
+TEST_F(AppConfigFile, WhatIsNoFileIsRefused) {
+  EXPECT_EQ(read_app_config(folder_ / "none.toml").error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(read_app_config(folder_).error().code, ErrorCode::kInvalidArgument);
+  ASSERT_EQ(::mkfifo((folder_ / "fifo").c_str(), 0600), 0);
+  EXPECT_EQ(read_app_config(folder_ / "fifo").error().code, ErrorCode::kInvalidArgument);
+  write("big.toml", "# " + std::string(1 << 20, 'x'));
+  EXPECT_THAT(read_app_config(folder_ / "big.toml").error().message, HasSubstr("larger than 1 MiB"));
+}
+
+}  // namespace
+}  // namespace coffer
