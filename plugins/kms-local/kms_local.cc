@@ -150,14 +150,11 @@ class Folder {
       if (errno != EINTR) fail_errno("cannot lock", path_, errno);
   }
 
-  // Which file the name leads to: {device, inode}; nullopt when there is none.
-  using FileId = std::pair<dev_t, ino_t>;
-  std::optional<FileId> find(const std::string &name) const {
+  bool has(const std::string &name) const {
     struct stat st;
-    if (::fstatat(fd_.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0)
-      return FileId{st.st_dev, st.st_ino};
+    if (::fstatat(fd_.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0) return true;
     if (errno != ENOENT) fail_errno("cannot inspect", path(name), errno);
-    return std::nullopt;
+    return false;
   }
 
   // nullopt when there is none.  O_NONBLOCK: a FIFO must not hold us up.
@@ -377,7 +374,7 @@ class KmsLocal final : public coffer::sdk::Kms {
     const std::string name(key), file = name + std::string(kKeySuffix);
     make_kek_if_new(folder);
     kek(folder, kToWrite);
-    if (!folder.find(file)) {
+    if (!folder.has(file)) {
       timespec now{};
       ::clock_gettime(CLOCK_REALTIME, &now);
       const std::string text = std::string(kVersion) + " " +
@@ -441,29 +438,28 @@ class KmsLocal final : public coffer::sdk::Kms {
 
   Folder folder_of(std::string_view key) const {
     std::optional<Folder> folder = Folder::open(path_);
-    if (!folder || !valid_key_name(key) || !folder->find(std::string(key) + std::string(kKeySuffix)))
+    if (!folder || !valid_key_name(key) || !folder->has(std::string(key) + std::string(kKeySuffix)))
       throw Error{COFFER_NOT_FOUND, (valid_key_name(key) ? "key " + std::string(key) : "a key of that name") +
                                         " does not exist in " + path_};
     return *std::move(folder);
   }
 
-  // The file that holds the KEK or what derives it; nullopt when there is none.
-  std::optional<Folder::FileId> find_kek(const Folder &folder) const {
-    const auto file = folder.find(kKekFile), params = folder.find(kParamsFile);
+  bool has_kek(const Folder &folder) const {
+    const bool file = folder.has(kKekFile), params = folder.has(kParamsFile);
     if (by_passphrase_ && file)
       throw Error{COFFER_FAILED_PRECONDITION,
                   path_ + " is protected by a key file: remove option passphrase"};
     if (!by_passphrase_ && params)
       throw Error{COFFER_FAILED_PRECONDITION,
                   path_ + " is protected by a passphrase: set option passphrase = \"file:/path\""};
-    return by_passphrase_ ? params : file;
+    return file || params;
   }
 
   // A KEK is only ever made for an empty store: with keys there, a missing one has been lost.
   // REQUIRES: folder is locked.
   void make_kek_if_new(const Folder &folder) {
     const std::lock_guard lock(mutex_);
-    if (find_kek(folder) || kek_ || !folder.keys().empty()) return;
+    if (has_kek(folder) || kek_ || !folder.keys().empty()) return;
     if (!by_passphrase_) {
       SecureBuffer kek(kKekSize);
       Host::random(kek.data(), kek.size());
@@ -484,37 +480,41 @@ class KmsLocal final : public coffer::sdk::Kms {
   enum Purpose { kToRead, kToWrite };
   const uint8_t *kek(const Folder &folder, Purpose purpose) {
     const std::lock_guard lock(mutex_);
-    const std::optional<Folder::FileId> id = find_kek(folder);
-    if (!id && (!kek_ || purpose == kToWrite))
+    if (kek_ && purpose == kToRead) return kek_->data();
+    if (!has_kek(folder))
       throw Error{COFFER_FAILED_PRECONDITION,
                   folder.path(by_passphrase_ ? kParamsFile : kKekFile) +
                       " is missing: restore it from a copy; without it no secret can be opened"};
-    if (kek_ && purpose == kToWrite && id != kek_id_)
+    const bool same = by_passphrase_ ? load_params(folder) : load_file(folder);
+    if (!same)
       throw Error{COFFER_FAILED_PRECONDITION, "the key of " + path_ + " was replaced while in use: restart"};
-    if (!kek_) {
-      kek_ = by_passphrase_ ? derive_kek(folder) : read_kek(folder);
-      kek_id_ = id;
-      passphrase_.reset();
-    }
     return kek_->data();
   }
 
-  SecureBuffer derive_kek(const Folder &folder) const {
-    const Params params = Params::parse(folder.read_text(kParamsFile).value_or(""), folder.path(kParamsFile));
+  // These two answer whether the KEK on disk is the one that is loaded; the first time they load it.
+  bool load_params(const Folder &folder) {
+    std::string text = folder.read_text(kParamsFile).value_or("");
+    if (kek_) return text == params_;
+    const Params params = Params::parse(text, folder.path(kParamsFile));
     SecureBuffer derived = params.derive(*passphrase_);
     if (!same_bytes(derived.data() + kKekSize, params.check.data(), kCheckSize))
       throw Error{COFFER_PERMISSION_DENIED, "wrong passphrase for key store " + path_};
-    return derived;
+    kek_ = std::move(derived);
+    params_ = std::move(text);
+    passphrase_.reset();
+    return true;
   }
 
-  SecureBuffer read_kek(const Folder &folder) const {
+  bool load_file(const Folder &folder) {
     const std::string path = folder.path(kKekFile);
     const std::optional<Fd> fd = folder.open_file(kKekFile, true);
     if (!fd) throw Error{COFFER_ABORTED, path + " vanished"};
     SecureBuffer bytes(kKekSize + 1);
     if (read_full(fd->get(), bytes.data(), bytes.size(), path) != kKekSize)
       throw Error{COFFER_DATA_LOSS, path + " must have 32 bytes: restore it from a copy"};
-    return bytes;
+    if (kek_) return same_bytes(bytes.data(), kek_->data(), kKekSize);
+    kek_ = std::move(bytes);
+    return true;
   }
 
   std::unique_ptr<Botan::AEAD_Mode> cipher(Botan::Cipher_Dir direction, const Folder &folder) {
@@ -529,8 +529,9 @@ class KmsLocal final : public coffer::sdk::Kms {
     coffer_key_info info{};
     const std::string prefix = std::string(kVersion) + " ";
     const char *end = text.data() + text.size();
-    if (!text.starts_with(prefix) || !text.ends_with('\n') ||
-        std::from_chars(text.data() + prefix.size(), end, info.created_ns).ptr != end - 1)
+    const auto [rest, error] =
+        std::from_chars(text.data() + std::min(prefix.size(), text.size()), end, info.created_ns);
+    if (!text.starts_with(prefix) || !text.ends_with('\n') || error != std::errc() || rest != end - 1)
       throw Error{COFFER_DATA_LOSS, folder.path(file) + " is damaged: restore it from a copy"};
     info.struct_size = sizeof info;
     info.flags = COFFER_KEYF_PRIMARY | COFFER_KEYF_CONTEXT;
@@ -546,7 +547,7 @@ class KmsLocal final : public coffer::sdk::Kms {
   std::mutex mutex_;                        // guards what follows; a KEK that is there stays as it is
   std::optional<SecureBuffer> passphrase_;  // until the KEK is derived
   std::optional<SecureBuffer> kek_;         // its first 32 bytes
-  std::optional<Folder::FileId> kek_id_;
+  std::string params_;                      // the text that it was derived with
 };
 
 constexpr coffer_option kPath = {
