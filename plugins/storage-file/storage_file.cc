@@ -379,13 +379,11 @@ class Space {
       device_ = s.st_dev;
       inode_ = s.st_ino;
     }
-    std::optional<uint64_t> lacking;  // the head that was found without all its packs
-    while (!try_refresh(folder, name)) {
+    uint64_t head = 0, lacking = 0;  // the head found, and the one found before without all its packs
+    for (bool again = false; !try_refresh(folder, name, &head); again = true) {
       // A commit has taken in a pack between our look at the head and at the pack; then there is another head
       // by now.  If not, somebody has removed the pack.
-      const uint64_t head = revision();
-      chain_.clear();
-      if (lacking == head)
+      if (again && lacking == head)
         throw Error{COFFER_DATA_LOSS, what + " lacks " + (head ? "a pack that its head stands on" : kHead) +
                                           "; restore it from a backup"};
       lacking = head;
@@ -427,32 +425,29 @@ class Space {
   }
 
  private:
-  // false: a pack is missing; chain_ then is the head at most.
-  bool try_refresh(int folder, std::string_view name) {
+  // false: a pack is missing.  Invariant: chain_ is a head and all that it stands on, or empty.
+  bool try_refresh(int folder, std::string_view name, uint64_t *head) {
     struct stat s{};
     if (::fstatat(folder, kHead, &s, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno != ENOENT) fail_errno("cannot read space " + named(name), errno);
       chain_.clear();
+      *head = 0;
       const std::vector<std::string> files = names_in(folder, "space " + named(name));
       return std::none_of(files.begin(), files.end(),
                           [](const std::string &f) { return pack_number(f) != 0; });
     }
     if (!chain_.empty() && chain_.front()->is(s)) return true;
-    std::vector<std::unique_ptr<Pack>> known = std::exchange(chain_, {});
-    chain_.push_back(Pack::open(folder, 0, name));
-    if (!chain_.back()) {
-      chain_.clear();
-      return false;
-    }
-    for (const uint64_t number : chain_.front()->bases()) {
+    std::vector<std::unique_ptr<Pack>> known = std::exchange(chain_, {}), chain;
+    chain.push_back(Pack::open(folder, 0, name));
+    if (!chain.back()) return *head = 0, false;
+    *head = chain.front()->number();
+    for (const uint64_t number : chain.front()->bases()) {
       const auto have = std::find_if(known.begin(), known.end(),
                                      [&](const auto &pack) { return pack && pack->number() == number; });
-      chain_.push_back(have != known.end() ? std::move(*have) : Pack::open(folder, number, name));
-      if (!chain_.back()) {
-        chain_.resize(1);
-        return false;
-      }
+      chain.push_back(have != known.end() ? std::move(*have) : Pack::open(folder, number, name));
+      if (!chain.back()) return false;
     }
+    chain_ = std::move(chain);
     return true;
   }
 
@@ -491,9 +486,9 @@ class StorageFile final : public coffer::sdk::Storage {
 
   std::string probe(const Call &call) override {
     size_t n = 0;
-    each_space([&](const std::string &name, const Fd &folder) {
+    for (const std::string &name : space_names()) {
       Space space;
-      space.refresh(folder.get(), name);
+      space.refresh(space_folder(name).get(), name);
       std::string value;
       space.each("", [&](const Pack &pack, const Entry &e) {
         pack.value(e, value);
@@ -501,8 +496,7 @@ class StorageFile final : public coffer::sdk::Storage {
         return true;
       });
       ++n;
-      return true;
-    });
+    }
     return "{\"spaces\":" + std::to_string(n) + "}";
   }
 
@@ -568,17 +562,17 @@ class StorageFile final : public coffer::sdk::Storage {
   }
 
   void spaces(const Call &, std::string_view prefix, const Spaces &emit) override {
-    each_space([&](const std::string &name, const Fd &folder) {
-      if (!name.starts_with(prefix)) return true;
+    for (const std::string &name : space_names()) {
+      if (!name.starts_with(prefix)) continue;
       try {
         Space space;
-        space.refresh(folder.get(), name);
-        if (space.empty()) return true;
+        space.refresh(space_folder(name).get(), name);
+        if (space.empty()) continue;
       } catch (const Error &) {
         // Damaged: it is there all the same, and who reads it is told.
       }
-      return emit(name);
-    });
+      if (!emit(name)) return;
+    }
   }
 
   void drop_space(const Call &call, std::string_view name) override {
@@ -698,21 +692,12 @@ class StorageFile final : public coffer::sdk::Storage {
     return folder.ok() ? &refreshed(folder.get(), name) : nullptr;
   }
 
-  // visit(name, folder) in order of the names, until it answers false.
-  template <class Visit>
-  void each_space(Visit &&visit) const {
+  std::vector<std::string> space_names() const {
     std::vector<std::string> names = names_in(spaces_.get(), named(path_ + "/spaces"));
     for (std::string &name : names) std::replace(name.begin(), name.end(), ',', '/');
+    std::erase_if(names, [](const std::string &name) { return !is_space(name, Limits()); });
     std::sort(names.begin(), names.end());
-    for (const std::string &name : names) {
-      try {
-        check_space(name, Limits());
-      } catch (const Error &) {
-        continue;  // not ours
-      }
-      const Fd folder = space_folder(name);
-      if (folder.ok() && !visit(name, folder)) return;
-    }
+    return names;
   }
 
   // The records, together with what they hide of the packs that are not much larger than they, as one new

@@ -1,8 +1,8 @@
 // storage-sqlite: every space of the vault in one SQLite file.  See README.md.
 //
-// Durability: WAL with synchronous=FULL, so a commit is one fsync of the log.  The log is kept on close (a
-// checkpoint at each close would cost two more) and moved into the database once it is longer than
-// kCheckpointPages; so what an open has to read again stays small.
+// Durability: WAL with synchronous=FULL, so a commit is one fsync of the log.  SQLite would empty the log at
+// each last close, which costs a process that makes one small commit four more; so it is kept, and emptied at
+// a close that finds it longer than kCheckpointPages.  What the next open has to read again thus stays small.
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
@@ -165,6 +165,17 @@ class StorageSqlite final : public coffer::sdk::Storage {
     return self;
   }
 
+  ~StorageSqlite() override {
+    struct stat log{};
+    if (!db_ || read_only_ || ::stat((path_ + "-wal").c_str(), &log) != 0 ||
+        log.st_size < kCheckpointPages * 4096)
+      return;
+    get_.reset(), find_.reset(), put_.reset(), delete_.reset(), next_.reset();
+    sqlite3_busy_handler(db_->getHandle(), nullptr,
+                         nullptr);  // in use by others: some other close will do it
+    sqlite3_wal_checkpoint_v2(db_->getHandle(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+  }
+
   std::string probe(const Call &call) override {
     return with(call, [&] {
       SQLite::Statement check(*db_, "PRAGMA quick_check(1)");
@@ -318,7 +329,7 @@ class StorageSqlite final : public coffer::sdk::Storage {
       refuse(COFFER_FAILED_PRECONDITION, named(path_) + " was written by a newer version (schema " +
                                              std::to_string(schema) + "); upgrade Coffer");
     if (schema < kSchema) refuse(COFFER_DATA_LOSS, named(path_) + " is damaged; restore it from a backup");
-    db_->exec("PRAGMA synchronous=FULL; PRAGMA cache_size=-8000; PRAGMA journal_size_limit=1048576");
+    db_->exec("PRAGMA synchronous=FULL; PRAGMA cache_size=-8000");
   }
 
   int64_t next_revision() {

@@ -43,9 +43,9 @@ class Storage : public Instance {
   }
 
  protected:
+  static bool is_space(std::string_view name, const Limits &l) noexcept { return is_path(name, l.max_space); }
   static void check_space(std::string_view space, const Limits &l) {
-    if (!is_path(space, l.max_space))
-      throw Error{COFFER_INVALID_ARGUMENT, "the name of a space is not well-formed"};
+    if (!is_space(space, l)) throw Error{COFFER_INVALID_ARGUMENT, "the name of a space is not well-formed"};
   }
   static void check_key(std::string_view key, const Limits &l) {
     if (!is_path(key, l.max_key)) throw Error{COFFER_INVALID_ARGUMENT, "a key is not well-formed"};
