@@ -319,7 +319,7 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
 
   std::string probe(const Call &) override {
     const bool files = reap(launch({.supervisor = supervisor_, .arguments = {"probe"}})) == 0;
-    return std::string("{\"file_secrets\":") + (files ? "true}" : "false}");
+    return files ? R"({"vias":["env","tmpfs"]})" : R"({"vias":["env"]})";
   }
 
   void create(const Call &call, const coffer_machine_spec &in, const sdk::Machines &emit) override {

@@ -129,6 +129,7 @@ static void follow_stage(struct machine *m) {
       continue;
     }
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n < 0 && errno == ECONNRESET) continue; /* it ended without reading the go; its message still waits */
     close(m->stage);
     m->stage = -1;
     /* The channel is closed by a successful execve, or by an end before it. */

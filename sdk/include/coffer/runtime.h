@@ -66,7 +66,7 @@ typedef int32_t (*coffer_emit_chunk)(void *ctx, uint32_t stream /* 1 out, 2 err 
 typedef struct coffer_runtime {
   uint32_t struct_size, minor;
   uint64_t features;
-  uint32_t vias;         /* what it can do; probe() may narrow them */
+  uint32_t vias;         /* what it can do; probe() may narrow them: {"vias":["env","tmpfs"], ...} */
   uint32_t vias_exposed; /* those whose value the platform stores or shows: refused for secrets */
   coffer_status (*create)(coffer_instance *, const coffer_call *, const coffer_machine_spec *,
                           coffer_emit_machine, void *) COFFER_NOEXCEPT;
