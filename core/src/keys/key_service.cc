@@ -201,6 +201,11 @@ Result<const SecretBytes *> KeyService::root() {
   return &root_;
 }
 
+Result<void> KeyService::unlock() {
+  COFFER_CHECK(identity());
+  return {};
+}
+
 Result<const SigningKey *> KeyService::identity() {
   if (!identity_) {
     COFFER_TRY(const SecretBytes *root_key, root());

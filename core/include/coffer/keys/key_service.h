@@ -43,6 +43,8 @@ class KeyService : public AppKeys, public BootKeys {
   Result<void> revoke(const AppId &, std::string_view machine) override;
 
   Result<std::vector<KeyInfo>> list() const;
+  // Unwraps the root key: does the KMS work?
+  Result<void> unlock();
 
   // ---- for hosts: protocol.h ----
   Result<Bytes> token(ByteSpan signed_request) override;

@@ -1,0 +1,281 @@
+#include "arguments.h"
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <cstring>
+#include <iostream>
+#include <map>
+
+#include "output.h"
+
+namespace coffer::cli {
+namespace {
+
+constexpr std::string_view kVersion = "coffer " COFFER_VERSION;
+
+// Long options that take a value, so that the value is not mistaken for a word of the command.
+bool takes_value(std::string_view option) {
+  for (const std::string_view known : {"-a", "--app", "-c", "--config", "--engine", "--from-file"})
+    if (option == known) return true;
+  return false;
+}
+
+std::string example(std::string_view text) { return "Examples:\n" + std::string(text); }
+
+}  // namespace
+
+std::vector<TakenValue> take_values(int argc, char **argv) {
+  std::vector<TakenValue> out;
+  int words = 0;  // 1: after "secrets", 2: after "secrets set"
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--") break;
+    if (argument.starts_with('-') && argument != "-") {
+      // "--app=x" carries its own value; "--anything=x" is refused later, without being repeated.
+      if (takes_value(argument)) ++i;
+      continue;
+    }
+    if (words < 2) {
+      if (argument != (words == 0 ? "secrets" : "set")) return out;
+      ++words;
+      continue;
+    }
+    char *equals = std::strchr(argv[i], '=');
+    if (!equals || std::string_view(equals + 1) == "-") continue;
+    char *value = equals + 1;
+    const size_t size = std::strlen(value);
+    TakenValue taken{i, SecretBytes::copy_of(as_bytes({value, size}))};
+    secure_wipe(value, size);
+    out.push_back(std::move(taken));
+  }
+  return out;
+}
+
+std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValue> values) {
+  Arguments a;
+  CLI::App app("Self-hosted app secrets: seal them once, and only your Machines can open them.", "coffer");
+  app.set_version_flag("--version", std::string(kVersion));
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.get_formatter()->column_width(34);
+  app.add_option("-a,--app", a.app, "App name (else COFFER_APP, else `app` in the App config)")
+      ->type_name("NAME");
+  app.add_option("-c,--config", a.config, "App config (default: coffer.toml, then fly.toml)")
+      ->type_name("FILE");
+  app.add_option("--engine", a.engine, "engine config (default: $COFFER_HOME/engine.toml, ...)")
+      ->type_name("FILE");
+  app.add_flag("-j,--json", a.json, "print one JSON document");
+  app.add_flag("-q,--quiet", a.quiet, "no progress");
+  app.add_flag("--no-color", a.no_color, "no colours");
+  app.add_flag("--verbose", a.verbose, "say what is done, on stderr");
+  app.footer(
+      example("  coffer init                                  set up this host\n"
+              "  coffer apps create web\n"
+              "  coffer secrets set -a web DATABASE_URL=postgres://...\n"
+              "  coffer machine run -a web host -- ./server\n"
+              "  coffer secrets list -a web\n"
+              "\nEach command has --help with examples of its own."));
+
+  std::map<const CLI::App *, std::string> commands;
+  const auto group = [&](const char *name, const char *what) {
+    CLI::App *g = app.add_subcommand(name, what);
+    g->require_subcommand(1);
+    g->fallthrough();
+    return g;
+  };
+  const auto command = [&](CLI::App *in, const char *name, const char *what, std::string_view examples) {
+    CLI::App *c = in->add_subcommand(name, what);
+    c->fallthrough();
+    c->footer(example(examples));
+    commands[c] = in == &app ? name : in->get_name() + " " + name;
+    return c;
+  };
+  const auto words = [&](CLI::App *c, const char *name, const char *what, int least, int most) {
+    c->add_option(name, a.words, what)->expected(least, most)->required(least > 0)->type_name("");
+  };
+  constexpr int kMany = 1 << 20;
+
+  CLI::App *c = command(&app, "init", "set up vault, keys and host on this computer",
+                        "  coffer init\n  coffer init --storage file\n"
+                        "  coffer init --kms-passphrase-file ~/.coffer-passphrase");
+  c->add_option("--storage", a.storage, "sqlite (default) or file")->type_name("KIND");
+  c->add_option("--runtime", a.runtime, "process (default)")->type_name("KIND");
+  c->add_option("--kms-passphrase-file", a.kms_passphrase_file, "protect the keys with this passphrase")
+      ->type_name("FILE");
+  command(&app, "doctor", "check every plugin, file and key; say what to do",
+          "  coffer doctor\n  coffer doctor -j");
+
+  CLI::App *apps = group("apps", "create, list, destroy Apps");
+  words(command(apps, "create", "create an App", "  coffer apps create web"), "NAME", "a-z, 0-9 and -", 1, 1);
+  command(apps, "list", "list Apps", "  coffer apps list\n  coffer apps list -j");
+  c = command(apps, "destroy", "destroy an App, its secrets and its Machines",
+              "  coffer apps destroy web -y");
+  words(c, "NAME", "", 1, 1);
+  c->add_flag("-y,--yes", a.yes, "do not ask");
+
+  CLI::App *secrets = group("secrets", "set, list, deploy an App's secrets");
+  const auto staging = [&](CLI::App *to) {
+    to->add_flag("--stage", a.stage, "do not restart Machines now");
+    to->add_flag("--detach", a.detach, "do not wait for checks");
+  };
+  c = command(secrets, "set", "set secrets and restart the App's Machines with them",
+              "  coffer secrets set -a web DATABASE_URL=postgres://... API_KEY=...\n"
+              "  coffer secrets set -a web TLS_KEY=- < key.pem       exact bytes of stdin\n"
+              "  coffer secrets set -a web API_KEY                   asks, without echo\n"
+              "  coffer secrets set -a web --from-file CERT=cert.pem exact bytes of a file\n"
+              "  coffer secrets set -a web --stage NEXT_KEY=...      with the next deploy");
+  words(c, "NAME=VALUE", "NAME=VALUE, NAME=- (stdin), or NAME alone (asks)", 0, kMany);
+  c->add_option("--from-file", a.from_file, "NAME=PATH: exact bytes of a file")
+      ->type_name("NAME=PATH")
+      ->expected(1)
+      ->take_all();
+  staging(c);
+  c = command(secrets, "import", "set secrets from a dotenv file or stdin",
+              "  coffer secrets import -a web .env\n  coffer secrets import -a web --stage < .env");
+  words(c, "FILE", "dotenv file (default: stdin)", 0, 1);
+  c->add_flag("--dotenv", a.dotenv, "\\n \\t \\\" \\\\ are escapes inside double quotes");
+  staging(c);
+  c = command(secrets, "unset", "remove secrets and restart the App's Machines without them",
+              "  coffer secrets unset -a web OLD_KEY\n  coffer secrets unset -a web --stage A B C");
+  words(c, "NAME", "secrets to remove", 1, kMany);
+  staging(c);
+  command(secrets, "list", "names, digests and status; never a value",
+          "  coffer secrets list -a web\n  coffer secrets list -a web -j");
+  c = command(secrets, "deploy", "restart the App's Machines with the staged secrets",
+              "  coffer secrets deploy -a web");
+  c->add_flag("--detach", a.detach, "do not wait for checks");
+
+  CLI::App *machine = group("machine", "run and manage Machines");
+  c = command(
+      machine, "run", "create a Machine and start it",
+      "  coffer machine run -a web host -- ./server --port 8080\n"
+      "  coffer machine run -a web /usr/local/bin/worker -- --queue mail\n"
+      "  coffer machine run -a web host --file /run/secrets/tls.key=TLS_KEY -- nginx -g 'daemon off;'");
+  words(c, "IMAGE", "`host`, or the path of an executable", 1, 1);
+  c->add_option("--name", a.name, "name of the Machine")->type_name("NAME");
+  c->add_option("-e,--env", a.env, "plain variable, not secret")->type_name("K=V")->expected(1)->take_all();
+  c->add_option("--env-file", a.env_files, "file of plain variables")
+      ->type_name("FILE")
+      ->expected(1)
+      ->take_all();
+  c->add_option("--file", a.files, "GUEST_PATH=SECRET[:MODE]: a secret as a file")
+      ->type_name("PATH=SECRET")
+      ->expected(1)
+      ->take_all();
+  c->add_option("--process", a.process, "command of [processes] in the App config")->type_name("NAME");
+  c->add_option("--user", a.user, "run as this user")->type_name("USER");
+  command(machine, "list", "list the App's Machines",
+          "  coffer machine list -a web\n  coffer machine list -a web -j");
+  const auto one = [&](const char *name, const char *what, std::string_view examples) {
+    CLI::App *m = command(machine, name, what, examples);
+    words(m, "ID", "id or name of the Machine", 1, 1);
+    return m;
+  };
+  one("status", "everything about one Machine", "  coffer machine status -a web web-1");
+  one("start", "start it with the newest secrets", "  coffer machine start -a web web-1");
+  one("stop", "stop it; it stays stopped", "  coffer machine stop -a web web-1");
+  one("restart", "boot it anew with the newest secrets", "  coffer machine restart -a web web-1");
+  one("destroy", "remove it and end its access to secrets",
+      "  coffer machine destroy -a web web-1\n  coffer machine destroy -a web web-1 --force")
+      ->add_flag("--force", a.force, "also when it is started");
+  c = one("logs", "what the app wrote",
+          "  coffer machine logs -a web web-1\n  coffer machine logs -a web web-1 -f");
+  c->add_flag("-f,--follow", a.follow, "go on until interrupted");
+  c->add_option("-n,--lines", a.lines, "only the last N lines")->type_name("N");
+  one("exec", "run a command inside, with the app's environment",
+      "  coffer machine exec -a web web-1 -- sh -c 'echo $DATABASE_URL | wc -c'");
+  c = one("wait", "wait for a state", "  coffer machine wait -a web web-1 --state stopped --timeout 60");
+  c->add_option("--state", a.state, "started, stopped, failed or destroyed")->type_name("STATE")->required();
+  c->add_option("--timeout", a.timeout_s, "seconds (default: no limit)")->type_name("S");
+
+  c = command(&app, "run", "run a local command with the App's secrets in its environment",
+              "  coffer run -a web -- ./migrate\n  coffer run -a web --only DATABASE_URL -- psql");
+  c->add_option("--only", a.only, "only these secrets")->type_name("NAME,...")->delimiter(',');
+
+  CLI::App *plugin = group("plugin", "what serves this engine");
+  command(plugin, "list", "plugins of the engine config and of the plugin folder", "  coffer plugin list");
+  words(command(plugin, "info", "what a plugin is and which options it has",
+                "  coffer plugin info storage-sqlite"),
+        "NAME|PATH", "", 1, 1);
+
+  CLI::App *vault = group("vault", "check and move the vault");
+  command(vault, "check", "read and verify everything, change nothing", "  coffer vault check");
+  c = command(vault, "migrate", "move the vault to another storage backend, without opening a value",
+              "  coffer vault migrate --to new/engine.toml");
+  c->add_option("--to", a.to, "engine config that names the new storage")
+      ->type_name("ENGINE_FILE")
+      ->required();
+
+  command(group("keys", "Apps' keys"), "list", "keys, epochs and public halves; never a private key",
+          "  coffer keys list\n  coffer keys list -j");
+
+  // What stands behind "--" is the command of a Machine and none of our business.
+  int ours = argc;
+  for (int i = 1; i < argc; ++i)
+    if (std::string_view(argv[i]) == "--") {
+      ours = i;
+      a.tail.assign(argv + i + 1, argv + argc);
+      break;
+    }
+  std::vector<std::string> arguments;
+  size_t taken = 0;
+  for (int i = 1; i < ours; ++i) {
+    std::string text = argv[i];
+    if (taken < values.size() && values[taken].position == i) text += "#" + std::to_string(taken++);
+    arguments.push_back(std::move(text));
+  }
+  std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // CLI11 takes them from the back
+  try {
+    app.parse(reversed);
+  } catch (const CLI::CallForHelp &) {
+    const CLI::App *asked = &app;
+    while (!asked->get_subcommands().empty()) asked = asked->get_subcommands().front();
+    std::cout << asked->help("", CLI::AppFormatMode::Normal);
+    return Exit{0};
+  } catch (const CLI::CallForVersion &) {
+    std::cout << kVersion << "\n";
+    return Exit{0};
+  } catch (const CLI::ParseError &e) {
+    // CLI11's texts repeat arguments, and an argument may be a value: only its kind is told.
+    const CLI::App *asked = &app;
+    while (!asked->get_subcommands().empty()) asked = asked->get_subcommands().front();
+    std::string what = "wrong usage";
+    const std::string kind = e.get_name();
+    if (kind == "RequiredError")
+      what = commands.contains(asked) ? "something required is missing" : "a command is missing";
+    else if (kind == "ExtrasError" || kind == "ArgumentMismatch") {
+      what = "unexpected argument";
+      for (size_t i = 0; i < arguments.size(); ++i)
+        if (const std::string &x = arguments[i]; x.starts_with("-") && x.size() > 1) {
+          // An option's name may be told, what is behind = may not.
+          const std::string option = x.substr(0, x.find('='));
+          if (!asked->get_option_no_throw(option) && !app.get_option_no_throw(option)) {
+            what = "argument " + std::to_string(i + 1) + " is an unknown option";
+            break;
+          }
+        }
+    } else if (kind == "ConversionError" || kind == "ValidationError")
+      what = "an option has a value of the wrong kind";
+    std::string name = "coffer";
+    if (commands.contains(asked))
+      name += " " + commands.at(asked);
+    else if (asked != &app)
+      name += " " + asked->get_name();
+    print_error({ErrorCode::kInvalidArgument, name + ": " + what, "See `" + name + " --help`."});
+    return Exit{2};
+  }
+  const CLI::App *asked = &app;
+  while (!asked->get_subcommands().empty()) asked = asked->get_subcommands().front();
+  a.command = commands.at(asked);
+  a.values = std::move(values);
+  const bool has_tail = a.command == "machine run" || a.command == "machine exec" || a.command == "run";
+  if (!a.tail.empty() && !has_tail) {
+    print_error({ErrorCode::kInvalidArgument, "coffer " + a.command + ": nothing may stand behind --",
+                 "See `coffer " + a.command + " --help`."});
+    return Exit{2};
+  }
+  return a;
+}
+
+}  // namespace coffer::cli

@@ -1,0 +1,88 @@
+// coffer init: from nothing to a vault, a key service and an enrolled host.  Run again, it finishes what is
+// missing and changes nothing else.
+#include <filesystem>
+
+#include "../output.h"
+#include "commands.h"
+
+namespace coffer::cli {
+namespace {
+
+Result<std::string> engine_text(const Arguments &a) {
+  const std::string storage = a.storage.empty() ? "sqlite" : a.storage;
+  if (storage != "sqlite" && storage != "file")
+    return fail(ErrorCode::kInvalidArgument, "--storage is sqlite or file");
+  if (!a.runtime.empty() && a.runtime != "process")
+    return fail(ErrorCode::kInvalidArgument, "--runtime is process");
+  std::string text =
+      "# Which plugin serves which purpose.  Swap a backend by changing one line; a vault that holds secrets "
+      "is moved\n"
+      "# with `coffer vault migrate --to FILE`.  Options of a plugin: `coffer plugin info NAME`.\n"
+      "\n"
+      "[storage]\n"
+      "plugin = \"storage-" +
+      storage + "\"        # or \"storage-" + (storage == "sqlite" ? "file" : "sqlite") +
+      "\"\n"
+      "\n"
+      "[kms]\n"
+      "plugin = \"kms-local\"\n"
+      "path = \"kms\"\n";
+  if (!a.kms_passphrase_file.empty()) {
+    const std::string path = std::filesystem::absolute(a.kms_passphrase_file).string();
+    if (path.find_first_of("\"\\\n") != std::string::npos)
+      return fail(ErrorCode::kInvalidArgument,
+                  "--kms-passphrase-file: the path holds a character that engine.toml cannot");
+    text += "passphrase = \"file:" + path + "\"\n";
+  }
+  text +=
+      "\n"
+      "[runtime]\n"
+      "plugin = \"runtime-process\"\n"
+      "\n"
+      "[[injector]]\n"
+      "plugin = \"inject-file\"           # first: takes the secrets that are files\n"
+      "[[injector]]\n"
+      "plugin = \"inject-env\"            # takes the rest\n";
+  return text;
+}
+
+}  // namespace
+
+Result<int> init(Arguments &a) {
+  const Home home = Home::place(a);
+  const bool fresh = !std::filesystem::exists(home.engine_file());
+  COFFER_TRY(const std::string text, engine_text(a));
+  if (!fresh && (!a.storage.empty() || !a.kms_passphrase_file.empty() || !a.runtime.empty()))
+    return fail(ErrorCode::kAlreadyExists,
+                "Coffer is set up already: " + home.engine_file().string() + " exists",
+                "Edit that file, or run `coffer init` without options to finish setting up.");
+  COFFER_CHECK(home.create());
+  COFFER_CHECK(home.write_engine(text));
+  COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
+  COFFER_TRY(const Kms kms, Kms::open(config.kms));
+  COFFER_TRY(const Storage keys_store, Storage::open(config.keys_storage));
+  COFFER_TRY(const PublicKey identity, KeyService::initialize(keys_store, kms));
+  COFFER_CHECK(home.pin(identity));
+  COFFER_TRY(const Storage vault_store, Storage::open(config.storage));
+  COFFER_CHECK(Vault::initialize(vault_store));
+  COFFER_CHECK(Storage::open(config.agent_storage));
+  if (a.json) {
+    JsonWriter j;
+    j.begin_object()
+        .field("home", home.dir().string())
+        .field("storage", config.storage.plugin)
+        .field("runtime", config.runtime.plugin)
+        .field("created", fresh)
+        .end_object();
+    print_json(j);
+    return 0;
+  }
+  print((fresh ? "Coffer is set up in " : "Coffer is ready in ") + home.dir().string());
+  print("  storage  " + config.storage.plugin);
+  print("  keys     " + config.kms.plugin);
+  print("  runtime  " + config.runtime.plugin);
+  print("Next: coffer apps create web");
+  return 0;
+}
+
+}  // namespace coffer::cli

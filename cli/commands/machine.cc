@@ -1,0 +1,346 @@
+// coffer machine run | list | status | start | stop | restart | destroy | logs | exec | wait
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+#include "../app_file.h"
+#include "../files.h"
+#include "../output.h"
+#include "coffer/base/text.h"
+#include "coffer/config/dotenv.h"
+#include "coffer/config/names.h"
+#include "commands.h"
+
+namespace coffer::cli {
+namespace {
+
+struct Opened {
+  std::unique_ptr<Engine> engine;
+  App app;
+  Deployer *deployer;
+};
+
+Result<Opened> open(Arguments &a) {
+  Opened o;
+  COFFER_TRY(o.engine, Engine::open(a));
+  COFFER_TRY(o.app, o.engine->app());
+  COFFER_TRY(o.deployer, o.engine->deployer());
+  return o;
+}
+
+void write_machine(JsonWriter &j, const MachineStatus &m, const EngineConfig &config) {
+  const auto &current = m.view ? m.view->state.current : std::nullopt;
+  j.begin_object()
+      .field("id", m.stored.record.id)
+      .field("name", m.stored.record.name)
+      .field("state", to_string(m.now()))
+      .field("runtime", config.runtime.plugin)
+      .field("image", m.spec.spec.config.image_name)
+      .field("instance_id", current ? current->instance_id : "")
+      .field("release", m.release())
+      .field("secrets_version", m.version())
+      .field("created_at", rfc3339(m.stored.record.created_ms))
+      .field("updated_at", rfc3339(m.stored.record.updated_ms))
+      .end_object();
+}
+
+void told(Arguments &a, const Opened &o, const MachineStatus &m, std::string_view what) {
+  if (a.json) {
+    JsonWriter j;
+    write_machine(j, m, o.engine->config());
+    print_json(j);
+  } else {
+    print("Machine " + m.stored.record.name + " (" + m.stored.record.id + ") " + std::string(what));
+  }
+}
+
+std::unexpected<Error> usage(std::string what) {
+  return fail(ErrorCode::kInvalidArgument, std::move(what), "See `coffer machine run --help`.");
+}
+
+bool valid_variable(std::string_view name) {
+  return !name.empty() && !(name[0] >= '0' && name[0] <= '9') && std::ranges::all_of(name, [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '_';
+  });
+}
+
+// GUEST_PATH=SECRET[:MODE]
+Result<FileBinding> parse_file(std::string_view text, size_t n) {
+  const std::string which = "--file " + std::to_string(n);
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos) return usage(which + ": expected GUEST_PATH=SECRET[:MODE]");
+  FileBinding f;
+  f.guest_path = text.substr(0, equals);
+  std::string_view secret = text.substr(equals + 1);
+  if (const size_t colon = secret.find(':'); colon != std::string_view::npos) {
+    auto mode = parse_mode(secret.substr(colon + 1));
+    if (!mode) return std::unexpected(std::move(mode).error().in(which));
+    f.mode = *mode;
+    secret = secret.substr(0, colon);
+  }
+  f.secret = secret;
+  if (auto ok = check_secret_name(f.secret); !ok) return std::unexpected(std::move(ok).error().in(which));
+  return f;
+}
+
+Result<MachineConfig> machine_config(const Arguments &a) {
+  MachineConfig c;
+  c.image = c.image_name = a.words.front();
+  c.name = a.name;
+  c.user = a.user;
+  c.process = a.process;
+  c.argv = a.tail;
+  if (!a.name.empty())
+    if (auto ok = check_app_name(a.name); !ok)
+      return fail(ErrorCode::kInvalidArgument, "--name: a Machine's name is 1 to 63 of a-z, 0-9 and -");
+  COFFER_TRY(const auto file, find_app_file(a));
+  std::map<std::string, std::string> env;
+  if (file) {
+    for (const auto &[key, value] : file->env) env[key] = value;
+    COFFER_TRY(c.files, file_bindings(*file, a.process));
+  }
+  if (!a.process.empty()) {
+    if (!file || !file->processes.contains(a.process))
+      return fail(ErrorCode::kNotFound, "the App config has no [processes] entry of that name",
+                  "Add it to coffer.toml, or give the command behind --.");
+    if (!c.argv.empty()) return usage("--process and a command behind -- cannot both be given");
+    c.argv = file->processes.at(a.process);
+  }
+  for (size_t i = 0; i < a.env_files.size(); ++i) {
+    COFFER_TRY(const SecretBytes text, read_file(a.env_files[i], 16u << 20));
+    auto entries = parse_dotenv(text.reveal());
+    if (!entries) return std::unexpected(std::move(entries).error().in(a.env_files[i]));
+    for (const DotenvEntry &e : *entries) env[e.name] = std::string(as_text(e.value.reveal()));
+  }
+  for (size_t i = 0; i < a.env.size(); ++i) {
+    const size_t equals = a.env[i].find('=');
+    if (equals == std::string::npos || !valid_variable(a.env[i].substr(0, equals)))
+      return usage("-e " + std::to_string(i + 1) + ": expected NAME=VALUE");
+    env[a.env[i].substr(0, equals)] = a.env[i].substr(equals + 1);
+  }
+  for (const auto &[key, value] : env) {
+    if (value.find('\0') != std::string::npos || key.size() + 1 + value.size() > 131071)
+      return fail(ErrorCode::kInvalidArgument,
+                  "variable " + key + " holds a NUL byte or is over 131,071 bytes");
+    c.env.emplace_back(key, value);
+  }
+  for (size_t i = 0; i < a.files.size(); ++i) {
+    COFFER_TRY(FileBinding f, parse_file(a.files[i], i + 1));
+    c.files.push_back(std::move(f));
+  }
+  std::vector<std::string> paths;
+  for (const FileBinding &f : c.files) paths.push_back(f.guest_path);
+  COFFER_CHECK(check_guest_paths(paths));
+  return c;
+}
+
+}  // namespace
+
+Result<int> machine_run(Arguments &a) {
+  COFFER_TRY(MachineConfig config, machine_config(a));
+  COFFER_TRY(const Opened o, open(a));
+  catch_interrupts();
+  COFFER_TRY(const Deployer::Ran ran, o.deployer->run(o.app, std::move(config)));
+  for (const std::string &w : ran.warnings) print_warning(w);
+  told(a, o, ran.machine, "started");
+  return 0;
+}
+
+Result<int> machine_list(Arguments &a) {
+  COFFER_TRY(const Opened o, open(a));
+  COFFER_TRY(const std::vector<MachineStatus> all, o.deployer->machines(o.app));
+  if (a.json) {
+    JsonWriter j;
+    j.begin_array();
+    for (const MachineStatus &m : all) write_machine(j, m, o.engine->config());
+    j.end_array();
+    print_json(j);
+    return 0;
+  }
+  if (all.empty()) {
+    print("App " + o.app.name() + " has no Machines. Run one with `coffer machine run -a " + o.app.name() +
+          " IMAGE -- CMD`.");
+    return 0;
+  }
+  std::vector<std::vector<std::string>> table = {
+      {"ID", "NAME", "STATE", "IMAGE", "RELEASE", "SECRETS", "UPDATED"}};
+  for (const MachineStatus &m : all) {
+    table.push_back({m.stored.record.id, m.stored.record.name, std::string(to_string(m.now())),
+                     m.spec.spec.config.image_name, m.release() ? std::to_string(m.release()) : "-",
+                     m.version() ? "v" + std::to_string(m.version()) : "-", age(m.stored.record.updated_ms)});
+    if (m.view && m.view->cut_off)
+      print_warning("Machine " + m.stored.record.name +
+                    ": a change was cut off; the next command that changes it goes on");
+  }
+  print_table(table);
+  return 0;
+}
+
+Result<int> machine_status(Arguments &a) {
+  COFFER_TRY(const Opened o, open(a));
+  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
+  const auto &current = m.view ? m.view->state.current : std::nullopt;
+  if (a.json) {
+    JsonWriter j;
+    j.begin_object()
+        .field("id", m.stored.record.id)
+        .field("name", m.stored.record.name)
+        .field("state", to_string(m.now()))
+        .field("runtime", o.engine->config().runtime.plugin)
+        .field("image", m.spec.spec.config.image_name)
+        .field("instance_id", current ? current->instance_id : "")
+        .field("release", m.release())
+        .field("secrets_version", m.version())
+        .field("created_at", rfc3339(m.stored.record.created_ms))
+        .field("updated_at", rfc3339(m.stored.record.updated_ms));
+    if (m.view && m.view->exit_code)
+      j.field("exit_code", *m.view->exit_code).field("exit_signal", m.view->exit_signal);
+    if (m.view && !m.view->message.empty()) j.field("message", printable(m.view->message));
+    j.end_object();
+    print_json(j);
+    return 0;
+  }
+  std::vector<std::vector<std::string>> table = {
+      {"Machine", m.stored.record.name + " (" + m.stored.record.id + ")"},
+      {"State", std::string(to_string(m.now()))},
+      {"Image", m.spec.spec.config.image_name},
+      {"Instance", current ? current->instance_id : "-"},
+      {"Release", std::to_string(m.release())},
+      {"Secrets", "v" + std::to_string(m.version())},
+      {"Created", age(m.stored.record.created_ms)}};
+  if (current && current->started_ms) table.push_back({"Started", age(current->started_ms)});
+  if (m.view && m.view->exit_code) {
+    table.push_back({"Ended", m.view->exit_signal ? "by signal " + std::to_string(m.view->exit_signal)
+                                                  : "with exit code " + std::to_string(*m.view->exit_code)});
+  }
+  if (m.view && !m.view->message.empty()) table.push_back({"Message", printable(m.view->message)});
+  print_table(table);
+  return 0;
+}
+
+namespace {
+Result<int> boot(Arguments &a, bool again) {
+  COFFER_TRY(const Opened o, open(a));
+  catch_interrupts();
+  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
+  if (m.started() && !again) {
+    told(a, o, m, "is started already");
+    return 0;
+  }
+  COFFER_TRY(const Deployer::Ran ran, o.deployer->start(o.app, m));
+  for (const std::string &w : ran.warnings) print_warning(w);
+  told(a, o, ran.machine, again ? "restarted" : "started");
+  return 0;
+}
+}  // namespace
+
+Result<int> machine_start(Arguments &a) { return boot(a, false); }
+Result<int> machine_restart(Arguments &a) { return boot(a, true); }
+
+Result<int> machine_stop(Arguments &a) {
+  COFFER_TRY(const Opened o, open(a));
+  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
+  COFFER_CHECK(o.deployer->stop(o.app, m));
+  COFFER_TRY(const MachineStatus after, o.deployer->machine(o.app, m.stored.record.id));
+  told(a, o, after, "stopped");
+  return 0;
+}
+
+Result<int> machine_destroy(Arguments &a) {
+  COFFER_TRY(const Opened o, open(a));
+  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
+  if (m.started() && !a.force)
+    return fail(ErrorCode::kFailedPrecondition, "Machine " + m.stored.record.name + " is started",
+                "Stop it first, or add --force.");
+  COFFER_CHECK(o.deployer->destroy(o.app, m));
+  if (a.json) {
+    JsonWriter j;
+    j.begin_object().field("id", m.stored.record.id).field("destroyed", true).end_object();
+    print_json(j);
+  } else {
+    print("Machine " + m.stored.record.name + " (" + m.stored.record.id + ") destroyed");
+  }
+  return 0;
+}
+
+Result<int> machine_logs(Arguments &a) {
+  COFFER_TRY(const Opened o, open(a));
+  if (a.follow) catch_interrupts();
+  COFFER_TRY(Agent * agent, o.engine->agent());
+  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
+  if (!m.view) return 0;
+  const auto out = [](uint32_t stream, int64_t, ByteSpan data) {
+    std::FILE *to = stream == 2 ? stderr : stdout;
+    return std::fwrite(data.data(), 1, data.size(), to) == data.size() && std::fflush(to) == 0;
+  };
+  auto read = agent->logs(m.view->state, {.follow = a.follow, .since_ns = 0, .tail = a.lines}, out);
+  if (!read && !(read.error().code == ErrorCode::kCancelled && interrupted()))
+    return std::unexpected(read.error());
+  return 0;
+}
+
+Result<int> machine_exec(Arguments &a) {
+  if (a.tail.empty())
+    return fail(ErrorCode::kInvalidArgument, "no command was given",
+                "Put it behind --: `coffer machine exec ID -- CMD`.");
+  COFFER_TRY(const Opened o, open(a));
+  COFFER_TRY(Agent * agent, o.engine->agent());
+  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
+  if (!m.started())
+    return fail(
+        ErrorCode::kFailedPrecondition,
+        "Machine " + m.stored.record.name + " is " + std::string(to_string(m.now())) + ", not started",
+        "Start it with `coffer machine start " + m.stored.record.name + "`.");
+  const auto out = [](uint32_t stream, ByteSpan data) {
+    std::FILE *to = stream == 2 ? stderr : stdout;
+    return std::fwrite(data.data(), 1, data.size(), to) == data.size() && std::fflush(to) == 0;
+  };
+  const auto in = [](std::span<uint8_t> buffer) -> int64_t {
+    ssize_t n;
+    do n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+    while (n < 0 && errno == EINTR);
+    return n;
+  };
+  COFFER_TRY(const int32_t code, agent->exec(m.view->state, a.tail, out, in));
+  return code;
+}
+
+Result<int> machine_wait(Arguments &a) {
+  constexpr std::string_view kStates[] = {"started", "stopped", "failed", "destroyed"};
+  if (std::ranges::find(kStates, a.state) == std::end(kStates))
+    return fail(ErrorCode::kInvalidArgument, "--state is started, stopped, failed or destroyed");
+  COFFER_TRY(const Opened o, open(a));
+  catch_interrupts();
+  COFFER_TRY(Agent * agent, o.engine->agent());
+  const auto begin = std::chrono::steady_clock::now();
+  for (;;) {
+    const auto m = o.deployer->machine(o.app, a.words.front());
+    if (!m && !(m.error().code == ErrorCode::kNotFound && a.state == "destroyed"))
+      return std::unexpected(m.error());
+    if (!m) return 0;
+    if (to_string(m->now()) == a.state) {
+      told(a, o, *m, "is " + a.state);
+      return 0;
+    }
+    if (interrupted()) return fail(ErrorCode::kCancelled, "interrupted");
+    if (a.timeout_s && std::chrono::steady_clock::now() - begin > std::chrono::seconds(a.timeout_s))
+      return fail(ErrorCode::kDeadlineExceeded, "Machine " + m->stored.record.name + " is " +
+                                                    std::string(to_string(m->now())) + " after " +
+                                                    std::to_string(a.timeout_s) + " s");
+    // The runtime tells when the instance changes; what others do to the Machine is looked up now and then.
+    constexpr uint64_t kLookNs = 250'000'000;
+    if (m->started()) {
+      if (auto w = agent->wait_change(m->view->state, kLookNs);
+          !w && w.error().code != ErrorCode::kDeadlineExceeded && w.error().code != ErrorCode::kCancelled)
+        return std::unexpected(w.error());
+    } else {
+      pollfd p{interrupt_fd(), POLLIN, 0};
+      ::poll(&p, 1, static_cast<int>(kLookNs / 1'000'000));
+    }
+  }
+}
+
+}  // namespace coffer::cli

@@ -1,0 +1,277 @@
+// coffer secrets set | import | unset | list | deploy
+#include <algorithm>
+#include <map>
+
+#include "../files.h"
+#include "../output.h"
+#include "coffer/config/dotenv.h"
+#include "coffer/format/record.h"
+#include "commands.h"
+
+namespace coffer::cli {
+namespace {
+
+constexpr size_t kMaxImport = 256u << 20;
+
+struct NamedValue {
+  std::string name;
+  SecretBytes value;
+};
+
+std::unexpected<Error> bad_argument(size_t position, const Error &e) {
+  return fail(ErrorCode::kInvalidArgument, "argument " + std::to_string(position) + ": " + e.message,
+              e.remedy);
+}
+
+// Whatever stands where a name is expected may be a value typed in the wrong place: only its position is
+// told.
+Result<std::vector<NamedValue>> gather(Arguments &a) {
+  std::vector<NamedValue> out;
+  bool stdin_used = false;
+  size_t position = 0;
+  const auto add = [&](std::string name, SecretBytes value) -> Result<void> {
+    if (value.size() > kMaxValueSize)
+      return fail(ErrorCode::kInvalidArgument, "secret " + name + ": the value has " +
+                                                   std::to_string(value.size()) +
+                                                   " bytes, the limit is 1,048,576");
+    if (std::ranges::find(out, name, &NamedValue::name) != out.end())
+      return fail(ErrorCode::kInvalidArgument, "secret " + name + " is given twice");
+    out.push_back({std::move(name), std::move(value)});
+    return {};
+  };
+  for (const std::string &word : a.words) {
+    ++position;
+    const size_t equals = word.find('=');
+    std::string name = word.substr(0, equals);
+    if (auto ok = check_secret_name(name); !ok) return bad_argument(position, ok.error());
+    SecretBytes value;
+    if (equals == std::string::npos) {
+      COFFER_TRY(value, ask("Value of " + name + ": "));
+    } else if (word.compare(equals, std::string::npos, "=-") == 0) {
+      if (stdin_used)
+        return fail(ErrorCode::kInvalidArgument, "standard input can only be the value of one secret");
+      stdin_used = true;
+      COFFER_TRY(value, read_stdin(kMaxValueSize, "the value of " + name));
+    } else {
+      value = std::move(a.values.at(std::stoul(word.substr(equals + 2))).value);
+    }
+    COFFER_CHECK(add(std::move(name), std::move(value)));
+  }
+  for (const std::string &pair : a.from_file) {
+    ++position;
+    const size_t equals = pair.find('=');
+    if (equals == std::string::npos)
+      return fail(ErrorCode::kInvalidArgument,
+                  "--from-file " + std::to_string(position - a.words.size()) + ": expected NAME=PATH");
+    std::string name = pair.substr(0, equals);
+    if (auto ok = check_secret_name(name); !ok) return bad_argument(position, ok.error());
+    COFFER_TRY(SecretBytes value, read_file(pair.substr(equals + 1), kMaxValueSize));
+    COFFER_CHECK(add(std::move(name), std::move(value)));
+  }
+  if (out.empty())
+    return fail(ErrorCode::kInvalidArgument, "no secret was given", "See `coffer secrets set --help`.");
+  return out;
+}
+
+std::string count(size_t n, std::string_view one) {
+  return std::to_string(n) + " " + std::string(one) + (n == 1 ? "" : "s");
+}
+
+std::string joined(const std::vector<std::string> &names) {
+  constexpr size_t kShown = 10;
+  std::string out;
+  for (size_t i = 0; i < names.size() && i < kShown; ++i) out += (i ? ", " : "") + names[i];
+  if (names.size() > kShown) out += " and " + std::to_string(names.size() - kShown) + " more";
+  return out;
+}
+
+void write_names(JsonWriter &j, std::string_view key, const std::vector<std::string> &names) {
+  j.key(key).begin_array();
+  for (const std::string &n : names) j.value(n);
+  j.end_array();
+}
+
+// What a change did, and its roll-out.
+Result<int> finish(Arguments &a, Engine &engine, const App &app, const Written &written,
+                   std::string_view reason) {
+  std::vector<std::string> changed = written.changed;
+  changed.insert(changed.end(), written.removed.begin(), written.removed.end());
+  RolloutResult rolled;
+  if (!a.json) {
+    if (!written.changed.empty())
+      print(count(written.changed.size(), "secret") + " set: " + joined(written.changed));
+    if (!written.removed.empty())
+      print(count(written.removed.size(), "secret") + " removed: " + joined(written.removed));
+    if (!written.unchanged.empty()) print("Unchanged: " + joined(written.unchanged));
+    if (!written.unknown.empty()) print("Not set, so nothing to remove: " + joined(written.unknown));
+    flush_stdout();
+  }
+  if (!a.stage) {
+    COFFER_TRY(Deployer * deployer, engine.deployer());
+    COFFER_TRY(rolled, deployer->rollout(app, reason, false));
+  }
+  const uint64_t version = std::max(written.manifest.version(), rolled.version);
+  if (a.json) {
+    JsonWriter j;
+    j.begin_object().field("version", version).field("staged", a.stage);
+    write_names(j, "changed", changed);
+    write_names(j, "unchanged", written.unchanged);
+    if (rolled.release)
+      j.field("release", rolled.release);
+    else
+      j.key("release").null();
+    j.key("machines").begin_array();
+    for (const MachineResult &m : rolled.machines)
+      j.begin_object().field("id", m.id).field("name", m.name).field("result", m.result).end_object();
+    j.end_array().end_object();
+    print_json(j);
+  } else if (a.stage) {
+    if (!changed.empty())
+      print("Staged: no Machine has the change yet. `coffer secrets deploy -a " + app.name() +
+            "` brings it to them.");
+  } else if (rolled.release) {
+    for (const MachineResult &m : rolled.machines)
+      print("Machine " + m.name + " (" + m.id + "): " + m.result);
+    if (!rolled.failed) print("Release " + std::to_string(rolled.release) + " is out.");
+  } else if (!changed.empty()) {
+    print("No Machine is started; the next one that starts has the change.");
+  }
+  for (const std::string &w : rolled.warnings) print_warning(w);
+  if (rolled.failed) {
+    Error e = *rolled.failed;
+    const bool kept =
+        std::ranges::all_of(rolled.machines, [](const MachineResult &m) { return m.result != "failed"; });
+    e.code = e.code == ErrorCode::kCancelled ? e.code : ErrorCode::kUnknown;
+    e.message = "release " + std::to_string(rolled.release) + " was not rolled out: " + e.message;
+    e.message += kept ? "; the Machines run what they ran before, and the change stays staged"
+                      : "; not every Machine could be brought back";
+    return std::unexpected(std::move(e));
+  }
+  return 0;
+}
+
+Result<Written> seal_and_write(Engine &engine, const App &app, std::vector<NamedValue> values) {
+  COFFER_TRY(const SecretBytes credential, engine.home().digest_credential());
+  COFFER_TRY(Sealer sealer, Sealer::create(app.key, credential));
+  std::vector<SealedSecret> sealed;
+  sealed.reserve(values.size());
+  for (NamedValue &v : values) {
+    COFFER_TRY(SealedSecret s, sealer.seal(v.name, v.value));
+    v.value.reset();
+    sealed.push_back(std::move(s));
+  }
+  COFFER_TRY(Deployer * deployer, engine.deployer());
+  return deployer->write(app, sealed, {});
+}
+
+}  // namespace
+
+Result<int> secrets_set(Arguments &a) {
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());  // a wrong App is told before a value is asked for
+  COFFER_TRY(std::vector<NamedValue> values, gather(a));
+  if (!a.stage) catch_interrupts();
+  COFFER_TRY(const Written written, seal_and_write(*engine, app, std::move(values)));
+  return finish(a, *engine, app, written, "secrets set");
+}
+
+Result<int> secrets_import(Arguments &a) {
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  SecretBytes input;
+  if (a.words.empty() || a.words.front() == "-") {
+    COFFER_TRY(input, read_stdin(kMaxImport, "the dotenv text"));
+  } else {
+    COFFER_TRY(input, read_file(a.words.front(), kMaxImport));
+  }
+  COFFER_TRY(std::vector<DotenvEntry> entries, parse_dotenv(input.reveal(), {.escapes = a.dotenv}));
+  input.reset();
+  if (entries.empty())
+    return fail(ErrorCode::kInvalidArgument, "the input has no NAME=VALUE line; nothing was stored");
+  std::vector<NamedValue> values;
+  values.reserve(entries.size());
+  for (DotenvEntry &e : entries) values.push_back({std::move(e.name), std::move(e.value)});
+  if (!a.stage) catch_interrupts();
+  COFFER_TRY(const Written written, seal_and_write(*engine, app, std::move(values)));
+  return finish(a, *engine, app, written, "secrets import");
+}
+
+Result<int> secrets_unset(Arguments &a) {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < a.words.size(); ++i) {
+    if (auto ok = check_secret_name(a.words[i]); !ok) return bad_argument(i + 1, ok.error());
+    if (std::ranges::find(names, a.words[i]) == names.end()) names.push_back(a.words[i]);
+  }
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  if (!a.stage) catch_interrupts();
+  COFFER_TRY(Deployer * deployer, engine->deployer());
+  COFFER_TRY(const Written written, deployer->write(app, {}, names));
+  return finish(a, *engine, app, written, "secrets unset");
+}
+
+Result<int> secrets_list(Arguments &a) {
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  COFFER_TRY(Deployer * deployer, engine->deployer());
+  COFFER_TRY(const Manifest manifest, deployer->newest(app));
+  COFFER_TRY(const std::vector<SecretView> all, deployer->secrets(app, manifest));
+  size_t waiting = 0, partial = 0;
+  if (a.json) {
+    JsonWriter j;
+    j.begin_array();
+    for (const SecretView &s : all)
+      j.begin_object()
+          .field("name", s.entry.name)
+          .field("digest", hex(s.entry.digest))
+          .field("status", to_string(s.status))
+          .field("version", s.entry.version)
+          .field("created_at", rfc3339(s.entry.created_ms))
+          .field("updated_at", rfc3339(s.entry.updated_ms))
+          .end_object();
+    j.end_array();
+    print_json(j);
+    return 0;
+  }
+  if (all.empty()) {
+    print("App " + app.name() + " has no secrets. Set one with `coffer secrets set -a " + app.name() +
+          " NAME=VALUE`.");
+    return 0;
+  }
+  std::vector<std::vector<std::string>> table = {{"NAME", "DIGEST", "STATUS", "AGE"}};
+  for (const SecretView &s : all) {
+    waiting += s.status == SecretStatus::kStaged || s.status == SecretStatus::kRemoved;
+    partial += s.status == SecretStatus::kPartial;
+    table.push_back(
+        {s.entry.name, hex(s.entry.digest), std::string(to_string(s.status)), age(s.entry.updated_ms)});
+  }
+  print_table(table);
+  if (stdout_is_terminal() && waiting + partial > 0)
+    print("\n" + count(waiting + partial, "secret") +
+          " not on every started Machine. Deploy with `coffer secrets deploy -a " + app.name() + "`.");
+  return 0;
+}
+
+Result<int> secrets_deploy(Arguments &a) {
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  catch_interrupts();
+  COFFER_TRY(Deployer * deployer, engine->deployer());
+  COFFER_TRY(const std::vector<MachineStatus> machines, deployer->machines(app));
+  if (machines.empty())
+    return fail(ErrorCode::kNotFound, "App " + app.name() + " has no Machines to deploy to",
+                "Create one with `coffer machine run`; it has the newest secrets at once.");
+  Written nothing;
+  COFFER_TRY(nothing.manifest, deployer->newest(app));
+  COFFER_TRY(const std::vector<SecretView> before, deployer->secrets(app, nothing.manifest));
+  if (!a.json) {
+    std::vector<std::string> names;
+    for (const SecretView &s : before)
+      if (s.status != SecretStatus::kDeployed) names.push_back(s.entry.name);
+    print(names.empty() ? "Every started Machine has the newest secrets." : "Deploying: " + joined(names));
+    flush_stdout();
+  }
+  return finish(a, *engine, app, nothing, "secrets deploy");
+}
+
+}  // namespace coffer::cli

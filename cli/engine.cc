@@ -1,0 +1,144 @@
+#include "engine.h"
+
+#include <pwd.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdlib>
+
+#include "app_file.h"
+#include "coffer/config/names.h"
+#include "output.h"
+
+namespace coffer::cli {
+
+Result<std::unique_ptr<Engine>> Engine::open(const Arguments &arguments) {
+  COFFER_TRY(Home home, Home::find(arguments));
+  COFFER_TRY(EngineConfig config, read_engine_config(home.engine_file()));
+  return std::unique_ptr<Engine>(new Engine(arguments, std::move(home), std::move(config)));
+}
+
+Result<Vault *> Engine::vault() {
+  if (!vault_) {
+    COFFER_TRY(Pins pins, home_.pins());
+    COFFER_TRY(const SecretBytes seed, home_.writer_seed());
+    COFFER_TRY(SigningKey writer, SigningKey::from_seed(seed.reveal()));
+    COFFER_TRY(Storage storage, Storage::open(config_.storage));
+    COFFER_TRY(Vault opened, Vault::open(std::move(storage), std::move(writer), std::move(pins)));
+    vault_ = std::make_unique<Vault>(std::move(opened));
+  }
+  return vault_.get();
+}
+
+Result<Kms> Engine::open_kms() const { return Kms::open(config_.kms); }
+
+Result<KeyService *> Engine::keys() {
+  if (!keys_) {
+    COFFER_TRY(const Pins pins, home_.pins());
+    COFFER_TRY(Storage store, Storage::open(config_.keys_storage));
+    COFFER_TRY(KeyService opened,
+               KeyService::open(std::move(store), [this] { return open_kms(); }, pins.writers));
+    keys_ = std::make_unique<KeyService>(std::move(opened));
+  }
+  return keys_.get();
+}
+
+Result<Agent *> Engine::agent() {
+  if (!agent_) {
+    COFFER_TRY(const Pins pins, home_.pins());
+    COFFER_TRY(const SecretBytes seed, home_.host_seed());
+    COFFER_TRY(SigningKey host, SigningKey::from_seed(seed.reveal()));
+    COFFER_TRY(Storage store, Storage::open(config_.agent_storage));
+    COFFER_TRY(KeyService * key_service, keys());
+    Agent::Config c{.store = std::move(store),
+                    .open_runtime = [this] { return Runtime::open(config_.runtime); },
+                    .open_injectors = [this]() -> Result<std::vector<Injector>> {
+                      std::vector<Injector> all;
+                      for (const PluginConfig &p : config_.injectors) {
+                        COFFER_TRY(Injector injector, Injector::open(p));
+                        all.push_back(std::move(injector));
+                      }
+                      return all;
+                    },
+                    .host_key = std::move(host),
+                    .writers = pins.writers,
+                    .identity = pins.identity,
+                    .keys = key_service,
+                    .cancel_fd = interrupt_fd(),
+                    .progress = {}};
+    if (!arguments_.quiet && !arguments_.json)
+      c.progress = [](std::string_view machine, std::string_view step) {
+        print_progress("Machine " + std::string(machine) + ": " + std::string(step));
+      };
+    agent_ = std::make_unique<Agent>(Agent::create(std::move(c)));
+  }
+  return agent_.get();
+}
+
+Result<Deployer *> Engine::deployer() {
+  if (!deployer_) {
+    COFFER_TRY(Vault * v, vault());
+    COFFER_TRY(KeyService * k, keys());
+    COFFER_TRY(Agent * a, agent());
+    deployer_ = std::make_unique<Deployer>(*v, *k, *a, who());
+  }
+  return deployer_.get();
+}
+
+Result<App> Engine::app() {
+  COFFER_TRY(const std::string name, app_name(arguments_));
+  return app(name);
+}
+
+Result<App> Engine::app(std::string_view name) {
+  COFFER_CHECK(check_app_name(name));
+  COFFER_TRY(Vault * v, vault());
+  COFFER_TRY(App found, v->app(name));
+  COFFER_CHECK(home_.check_seen(found));
+  return found;
+}
+
+Result<std::string> app_name(const Arguments &a) {
+  if (!a.app.empty()) return a.app;
+  if (const char *name = std::getenv("COFFER_APP"); name && *name) return std::string(name);
+  COFFER_TRY(const auto file, find_app_file(a));
+  if (file && !file->app.empty()) return file->app;
+  return fail(ErrorCode::kInvalidArgument, "no App was named",
+              "Use -a NAME, set COFFER_APP, or put `app = \"NAME\"` into coffer.toml.");
+}
+
+std::string who() {
+  const passwd *p = getpwuid(geteuid());
+  char host[256] = {};
+  gethostname(host, sizeof host - 1);
+  return (p ? std::string(p->pw_name) : std::to_string(geteuid())) + "@" + host;
+}
+
+// ---- interrupts ----
+
+namespace {
+std::atomic<int> event{-1};
+std::atomic<bool> asked{false};
+void on_interrupt(int) {
+  if (asked.exchange(true)) _exit(130);  // asked twice: now
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t n = ::write(event, &one, sizeof one);
+}
+}  // namespace
+
+int interrupt_fd() { return event; }
+
+void catch_interrupts() {
+  if (event >= 0) return;
+  event = ::eventfd(0, EFD_CLOEXEC);
+  struct sigaction sa{};
+  sa.sa_handler = on_interrupt;
+  sigaction(SIGINT, &sa, nullptr);
+  sigaction(SIGTERM, &sa, nullptr);
+}
+
+bool interrupted() { return asked; }
+
+}  // namespace coffer::cli

@@ -1,0 +1,55 @@
+// Engine: embedded mode.  All roles in one process, made of the same classes that the daemons use; each is
+// opened when a command first needs it, so a command loads only the plugin kinds it uses.
+#ifndef COFFER_CLI_ENGINE_H
+#define COFFER_CLI_ENGINE_H
+
+#include <memory>
+
+#include "coffer/config/engine_config.h"
+#include "coffer/keys/key_service.h"
+#include "coffer/release/deployer.h"
+#include "home.h"
+
+namespace coffer::cli {
+
+class Engine {
+ public:
+  static Result<std::unique_ptr<Engine>> open(const Arguments &);
+
+  const Home &home() const { return home_; }
+  const EngineConfig &config() const { return config_; }
+  const Arguments &arguments() const { return arguments_; }
+
+  Result<Vault *> vault();
+  Result<KeyService *> keys();
+  Result<Agent *> agent();
+  Result<Deployer *> deployer();
+  Result<Kms> open_kms() const;
+  // The App that the command is about: -a, COFFER_APP, App config.
+  Result<App> app();
+  Result<App> app(std::string_view name);
+
+ private:
+  Engine(const Arguments &arguments, Home home, EngineConfig config)
+      : arguments_(arguments), home_(std::move(home)), config_(std::move(config)) {}
+
+  const Arguments &arguments_;
+  Home home_;
+  EngineConfig config_;
+  std::unique_ptr<Vault> vault_;
+  std::unique_ptr<KeyService> keys_;
+  std::unique_ptr<Agent> agent_;
+  std::unique_ptr<Deployer> deployer_;
+};
+
+// The App name by -a, COFFER_APP, or the App config; kInvalidArgument when there is none.
+Result<std::string> app_name(const Arguments &);
+// "user@host", for manifests and releases.
+std::string who();
+// Readable once the user has asked to stop (Ctrl-C, SIGTERM); -1 before catch_interrupts().
+int interrupt_fd();
+void catch_interrupts();
+bool interrupted();
+
+}  // namespace coffer::cli
+#endif

@@ -1,0 +1,181 @@
+#include "files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <iostream>
+
+#include "coffer/crypto/primitives.h"
+
+namespace coffer::cli {
+namespace {
+
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(const Fd &) = delete;
+  ~Fd() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+  explicit operator bool() const { return fd_ >= 0; }
+
+ private:
+  int fd_;
+};
+
+std::unexpected<Error> os_error(std::string what) {
+  const int e = errno;
+  const ErrorCode code = e == ENOENT                               ? ErrorCode::kNotFound
+                         : e == EACCES || e == EPERM || e == EROFS ? ErrorCode::kPermissionDenied
+                         : e == EEXIST                             ? ErrorCode::kAlreadyExists
+                                                                   : ErrorCode::kUnavailable;
+  return fail(code, std::move(what) + ": " + std::strerror(e));
+}
+
+Result<SecretBytes> read_all(int fd, size_t limit, const std::string &what) {
+  SecretBuilder out;
+  SecretBytes chunk(64 * 1024);
+  for (;;) {
+    const ssize_t n = ::read(fd, chunk.fill().data(), chunk.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return os_error(what);
+    if (n == 0) return out.take();
+    out.append(chunk.reveal().first(static_cast<size_t>(n)));
+    if (out.size() > limit)
+      return fail(ErrorCode::kInvalidArgument, what + ": more than " + std::to_string(limit) + " bytes");
+  }
+}
+
+Result<void> write_all(int fd, ByteSpan content, const std::string &what) {
+  while (!content.empty()) {
+    const ssize_t n = ::write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return os_error(what);
+    content = content.subspan(static_cast<size_t>(n));
+  }
+  return {};
+}
+
+Result<void> write_file(const std::filesystem::path &path, ByteSpan content, unsigned mode, bool replace) {
+  const std::string what = path.string();
+  const std::string temporary = what + "." + hex(random_array<6>());
+  const auto write = [&]() -> Result<void> {
+    const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
+    if (!fd) return os_error(what);
+    if (::fchmod(fd.get(), mode) != 0) return os_error(what);
+    COFFER_CHECK(write_all(fd.get(), content, what));
+    if (::fsync(fd.get()) != 0) return os_error(what);
+    if (replace ? ::rename(temporary.c_str(), what.c_str()) : ::link(temporary.c_str(), what.c_str()))
+      return os_error(what);
+    const Fd folder(::open(path.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!folder || ::fsync(folder.get()) != 0) return os_error(what);
+    return {};
+  };
+  auto done = write();
+  if (!done || !replace) ::unlink(temporary.c_str());
+  return done;
+}
+
+}  // namespace
+
+Result<SecretBytes> read_stdin(size_t limit, std::string_view what) {
+  if (isatty(STDIN_FILENO))
+    return fail(ErrorCode::kInvalidArgument,
+                std::string(what) + " is expected on standard input, which is a terminal",
+                "Use a pipe or `< FILE`.");
+  return read_all(STDIN_FILENO, limit, std::string(what));
+}
+
+Result<SecretBytes> read_file(const std::filesystem::path &path, size_t limit) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return os_error(path.string());
+  struct stat st{};
+  if (::fstat(fd.get(), &st) != 0) return os_error(path.string());
+  if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode))
+    return fail(ErrorCode::kInvalidArgument, path.string() + " is not a file");
+  if (::fcntl(fd.get(), F_SETFL, 0) != 0)
+    return os_error(path.string());  // a FIFO (process substitution) may wait
+  return read_all(fd.get(), limit, path.string());
+}
+
+Result<SecretBytes> read_key_file(const std::filesystem::path &path) {
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd) {
+    if (errno == ENOENT)
+      return fail(ErrorCode::kFailedPrecondition, "key file " + path.string() + " is missing",
+                  "Run `coffer init` if this home is new; else restore it from a backup.");
+    return os_error("key file " + path.string());
+  }
+  struct stat st{};
+  if (::fstat(fd.get(), &st) != 0) return os_error("key file " + path.string());
+  if (!S_ISREG(st.st_mode))
+    return fail(ErrorCode::kPermissionDenied, "key file " + path.string() + " is not a file");
+  if (st.st_uid != ::geteuid() && st.st_uid != 0)
+    return fail(ErrorCode::kPermissionDenied, "key file " + path.string() + " belongs to another user");
+  if (st.st_mode & 077)
+    return fail(ErrorCode::kPermissionDenied, "key file " + path.string() + " can be read by others",
+                "chmod 0400 " + path.string());
+  COFFER_TRY(SecretBytes key, read_all(fd.get(), 4096, "key file " + path.string()));
+  if (key.size() != 32)
+    return fail(ErrorCode::kDataLoss,
+                "key file " + path.string() + " has " + std::to_string(key.size()) + " bytes instead of 32",
+                "Restore it from a backup.");
+  return key;
+}
+
+namespace {
+// The terminal while it does not echo; a signal that ends us gets it back as it was.
+termios saved_terminal;
+int terminal_fd = -1;
+void restore_and_die(int signal) {
+  tcsetattr(terminal_fd, TCSANOW, &saved_terminal);
+  ::signal(signal, SIG_DFL);
+  ::raise(signal);
+}
+}  // namespace
+
+Result<SecretBytes> ask(std::string_view prompt) {
+  const Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
+  if (!tty || tcgetattr(tty.get(), &saved_terminal) != 0)
+    return fail(ErrorCode::kInvalidArgument, "there is no terminal to ask for a value",
+                "Use NAME=- with standard input, or --from-file NAME=PATH.");
+  terminal_fd = tty.get();
+  COFFER_CHECK(write_all(tty.get(), as_bytes(prompt), "terminal"));
+  const auto old_int = ::signal(SIGINT, restore_and_die), old_term = ::signal(SIGTERM, restore_and_die);
+  termios silent = saved_terminal;
+  silent.c_lflag &= ~static_cast<tcflag_t>(ECHO);
+  tcsetattr(tty.get(), TCSAFLUSH, &silent);
+  SecretBuilder out;
+  uint8_t byte = 0;
+  ssize_t n;
+  while ((n = ::read(tty.get(), &byte, 1)) == 1 && byte != '\n') out.append({&byte, 1});
+  byte = 0;
+  tcsetattr(tty.get(), TCSANOW, &saved_terminal);
+  ::signal(SIGINT, old_int);
+  ::signal(SIGTERM, old_term);
+  COFFER_CHECK(write_all(tty.get(), as_bytes("\n"), "terminal"));
+  if (n < 0) return os_error("terminal");
+  return out.take();
+}
+
+bool confirm(std::string_view question) {
+  if (!isatty(STDIN_FILENO)) return false;
+  std::cerr << question << " [y/N] " << std::flush;
+  std::string answer;
+  std::getline(std::cin, answer);
+  return answer == "y" || answer == "yes";
+}
+
+Result<void> write_new_file(const std::filesystem::path &path, ByteSpan content, unsigned mode) {
+  return write_file(path, content, mode, false);
+}
+Result<void> replace_file(const std::filesystem::path &path, ByteSpan content, unsigned mode) {
+  return write_file(path, content, mode, true);
+}
+
+}  // namespace coffer::cli

@@ -1,0 +1,28 @@
+// Files and terminals, for values and keys: nothing passes through ordinary memory.
+#ifndef COFFER_CLI_FILES_H
+#define COFFER_CLI_FILES_H
+
+#include <filesystem>
+
+#include "coffer/base/result.h"
+#include "coffer/base/secret_bytes.h"
+
+namespace coffer::cli {
+
+// Exact bytes; kInvalidArgument when there are more than `limit`.  `what` names the source in errors.
+Result<SecretBytes> read_stdin(size_t limit, std::string_view what);
+Result<SecretBytes> read_file(const std::filesystem::path &, size_t limit);
+// A key file: regular, ours or root's, readable by its owner only, exactly 32 bytes.
+Result<SecretBytes> read_key_file(const std::filesystem::path &);
+// Asks on the terminal, without echo.
+Result<SecretBytes> ask(std::string_view prompt);
+// A yes/no question; no terminal: false.
+bool confirm(std::string_view question);
+
+// Writes a new file, durable when it returns; kAlreadyExists when there is one.
+Result<void> write_new_file(const std::filesystem::path &, ByteSpan content, unsigned mode);
+// The same, in place of what is there.
+Result<void> replace_file(const std::filesystem::path &, ByteSpan content, unsigned mode);
+
+}  // namespace coffer::cli
+#endif

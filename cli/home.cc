@@ -1,0 +1,155 @@
+#include "home.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "files.h"
+
+namespace coffer::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string environment(const char *name) {
+  const char *v = std::getenv(name);
+  return v ? v : "";
+}
+
+fs::path user_config() {
+  const std::string home = environment("HOME");
+  return home.empty() ? fs::path() : fs::path(home) / ".config/coffer/engine.toml";
+}
+
+Result<void> make_folder(const fs::path &dir) {
+  std::error_code e;
+  fs::create_directories(dir.parent_path(), e);
+  if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST)
+    return fail(ErrorCode::kPermissionDenied,
+                "cannot make folder " + dir.string() + ": " + std::strerror(errno));
+  return {};
+}
+
+// Lines of 64 hex digits.
+Result<std::vector<PublicKey>> read_pins(const fs::path &file) {
+  std::ifstream in(file);
+  std::vector<PublicKey> out;
+  std::string line;
+  while (std::getline(in, line)) {
+    const auto bytes = unhex(line);
+    if (!bytes || bytes->size() != 32)
+      return fail(ErrorCode::kDataLoss, file.string() + ": a line is not a public key");
+    out.push_back(to_array<32>(*bytes));
+  }
+  if (out.empty())
+    return fail(ErrorCode::kFailedPrecondition, file.string() + " is missing or empty",
+                "Run `coffer init` to finish setting up.");
+  return out;
+}
+
+}  // namespace
+
+Result<Home> Home::find(const Arguments &a) {
+  if (!a.engine.empty()) return Home(fs::absolute(a.engine));
+  if (const std::string home = environment("COFFER_HOME"); !home.empty()) {
+    const fs::path file = fs::absolute(home) / "engine.toml";
+    if (!fs::exists(file))
+      return fail(ErrorCode::kFailedPrecondition, "COFFER_HOME has no engine.toml: " + file.string(),
+                  "Run `coffer init`.");
+    return Home(file);
+  }
+  for (const fs::path &file : {user_config(), fs::path("/etc/coffer/engine.toml")}) {
+    std::error_code e;
+    if (!file.empty() && fs::exists(file, e)) return Home(file);
+  }
+  return fail(ErrorCode::kFailedPrecondition,
+              "Coffer is not set up on this computer: no engine.toml was found", "Run `coffer init`.");
+}
+
+Home Home::place(const Arguments &a) {
+  if (!a.engine.empty()) return Home(fs::absolute(a.engine));
+  if (const std::string home = environment("COFFER_HOME"); !home.empty())
+    return Home(fs::absolute(home) / "engine.toml");
+  const fs::path mine = user_config();
+  return Home(mine.empty() ? fs::path("/etc/coffer/engine.toml") : mine);
+}
+
+Result<void> Home::create() const {
+  COFFER_CHECK(make_folder(dir()));
+  for (const char *name : {"api", "host", "pins", "client"}) COFFER_CHECK(make_folder(dir() / name));
+  for (const char *name : {"api/writer.key", "api/digest.key", "host/host.key"}) {
+    const auto made = write_new_file(dir() / name, random_secret(32).reveal(), 0400);
+    if (!made && made.error().code != ErrorCode::kAlreadyExists) return made;
+  }
+  COFFER_TRY(const SecretBytes seed, writer_seed());
+  COFFER_TRY(const SigningKey writer, SigningKey::from_seed(seed.reveal()));
+  const auto pinned = write_new_file(dir() / "pins/writers", as_bytes(hex(writer.public_key()) + "\n"), 0444);
+  if (!pinned && pinned.error().code != ErrorCode::kAlreadyExists) return pinned;
+  return {};
+}
+
+Result<void> Home::write_engine(std::string_view text) const {
+  const auto made = write_new_file(engine_file_, as_bytes(text), 0600);
+  if (!made && made.error().code != ErrorCode::kAlreadyExists) return made;
+  return {};
+}
+
+Result<void> Home::pin(const PublicKey &identity) const {
+  const auto made = write_new_file(dir() / "pins/identity", as_bytes(hex(identity) + "\n"), 0444);
+  if (made || made.error().code != ErrorCode::kAlreadyExists) return made;
+  COFFER_TRY(const auto there, read_pins(dir() / "pins/identity"));
+  if (there.front() != identity)
+    return fail(ErrorCode::kPermissionDenied, "the key service is not the one pinned in pins/identity",
+                "Its store was replaced: put the old one back.");
+  return {};
+}
+
+Result<SecretBytes> Home::key(std::string_view name) const { return read_key_file(dir() / name); }
+
+Result<Pins> Home::pins() const {
+  Pins out;
+  COFFER_TRY(out.writers, read_pins(dir() / "pins/writers"));
+  COFFER_TRY(const auto identity, read_pins(dir() / "pins/identity"));
+  out.identity = identity.front();
+  return out;
+}
+
+Result<void> Home::check_seen(const App &app) const {
+  const fs::path file = dir() / "client/seen";
+  std::ostringstream kept;
+  bool known = false;
+  {
+    std::ifstream in(file);
+    std::string name, id;
+    uint32_t epoch = 0;
+    while (in >> name >> id >> epoch) {
+      if (name != app.name()) {
+        kept << name << ' ' << id << ' ' << epoch << '\n';
+        continue;
+      }
+      const std::string now = hex(app.id());
+      if (id != now && !(app.key.replaces && hex(*app.key.replaces) == id))
+        return fail(ErrorCode::kDataLoss,
+                    "App " + app.name() +
+                        " is not the one seen before under this name, and does not say it replaces it",
+                    "If that is right, remove its line from " + file.string() + ".");
+      if (id == now && app.key.epoch < epoch)
+        return fail(ErrorCode::kDataLoss,
+                    "App " + app.name() + ": its key is of epoch " + std::to_string(app.key.epoch) +
+                        ", but epoch " + std::to_string(epoch) + " has been seen",
+                    "The vault was rolled back: put the newer copy back, or restore a backup.");
+      known = id == now && app.key.epoch == epoch;
+    }
+  }
+  if (known) return {};
+  // Two at once: the later one wins, and the other App is remembered again at its next use.
+  kept << app.name() << ' ' << hex(app.id()) << ' ' << app.key.epoch << '\n';
+  return replace_file(file, as_bytes(kept.str()), 0600);
+}
+
+}  // namespace coffer::cli

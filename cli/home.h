@@ -1,0 +1,47 @@
+// The folder of an embedded Coffer: engine.toml, and beside it every key and store.
+//   engine.toml            which plugin serves which purpose
+//   vault.*  keys.db  agent.db  kms/  machines/        of the plugins
+//   api/writer.key  api/digest.key  host/host.key      32 bytes each, mode 0400
+//   pins/identity  pins/writers                        public keys trusted here, one hex line each
+//   client/seen                                        NAME APP_ID EPOCH: what this client has seen
+#ifndef COFFER_CLI_HOME_H
+#define COFFER_CLI_HOME_H
+
+#include <filesystem>
+
+#include "arguments.h"
+#include "coffer/vault/vault.h"
+
+namespace coffer::cli {
+
+class Home {
+ public:
+  // --engine, $COFFER_HOME/engine.toml, ~/.config/coffer/engine.toml, /etc/coffer/engine.toml.
+  static Result<Home> find(const Arguments &);
+  // Where `init` puts a new one.
+  static Home place(const Arguments &);
+
+  const std::filesystem::path &engine_file() const { return engine_file_; }
+  std::filesystem::path dir() const { return engine_file_.parent_path(); }
+
+  // Makes folders and keys that are not there yet; what is there stays.
+  Result<void> create() const;
+  Result<void> write_engine(std::string_view text) const;
+  Result<void> pin(const PublicKey &identity) const;
+
+  Result<SecretBytes> writer_seed() const { return key("api/writer.key"); }
+  Result<SecretBytes> digest_credential() const { return key("api/digest.key"); }
+  Result<SecretBytes> host_seed() const { return key("host/host.key"); }
+  Result<Pins> pins() const;
+
+  // Compares an App with what was seen before under its name, and remembers it.
+  Result<void> check_seen(const App &) const;
+
+ private:
+  explicit Home(std::filesystem::path engine_file) : engine_file_(std::move(engine_file)) {}
+  Result<SecretBytes> key(std::string_view name) const;
+  std::filesystem::path engine_file_;
+};
+
+}  // namespace coffer::cli
+#endif
