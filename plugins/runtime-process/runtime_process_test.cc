@@ -14,11 +14,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "supervisor.h"
 #include "test_host.h"
@@ -243,11 +245,22 @@ TEST_F(RuntimeProcess, SupervisorHoldsNoValueAndNoDescriptorOfTheCaller) {
     EXPECT_NE(::access(("/proc/" + std::to_string(pid) + "/fd").c_str(), R_OK), 0);
     return;
   }
-  std::set<std::string> open_files;
-  for (const auto &entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+  const auto open_files_now = [&] {
+    std::set<std::string> out;
     std::error_code ignored;
-    open_files.insert(std::filesystem::read_symlink(entry.path(), ignored).string());
-  }
+    for (const auto &entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd"))
+      out.insert(std::filesystem::read_symlink(entry.path(), ignored).string());
+    return out;
+  };
+  const auto has_socket = [](const std::set<std::string> &files) {
+    return std::any_of(files.begin(), files.end(),
+                       [](const std::string &f) { return f.starts_with("socket:"); });
+  };
+  // It closes the socket of its report just after the report that start() waits for.
+  std::set<std::string> open_files = open_files_now();
+  for (const auto until = std::chrono::steady_clock::now() + 5s;
+       has_socket(open_files) && std::chrono::steady_clock::now() < until; open_files = open_files_now())
+    std::this_thread::yield();
   for (const std::string &f : open_files)
     EXPECT_TRUE(f == "/dev/null" || f.starts_with("pipe:") || f.starts_with("anon_inode:") ||
                 f.starts_with(folder().string()))
