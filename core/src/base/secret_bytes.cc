@@ -95,7 +95,9 @@ Arena &arena() {
 
 void *secure_alloc(size_t size) { return arena().alloc(size); }
 
-void secure_wipe(void *p, size_t size) noexcept { explicit_bzero(p, size); }
+void secure_wipe(void *p, size_t size) noexcept {
+  if (size) explicit_bzero(p, size);
+}
 
 void secure_free(void *p, size_t size) noexcept {
   if (!p) return;

@@ -76,8 +76,8 @@ std::string printable(std::string_view text, size_t max) {
 
 std::string_view closest(std::string_view word, std::span<const std::string_view> candidates) {
   std::string_view best;
-  // A third of the letters may be wrong, at most three; long words are not worth the time.
-  size_t limit = std::min<size_t>(3, std::max<size_t>(word.size() / 3, 1)) + 1;
+  // Half of the letters may be wrong, at most three; long words are not worth the time.
+  size_t limit = std::min<size_t>(3, std::max<size_t>(word.size() / 2, 1)) + 1;
   if (word.size() > 64) return best;
   for (const std::string_view c : candidates)
     if (const size_t d = edit_distance(word, c); d < limit) best = c, limit = d;
