@@ -73,11 +73,13 @@ Result<void> check_entry(const fs::path &path, const coffer_plugin_entry &e) {
 }
 
 // dlopen and the entry symbol.  The library is never unloaded: its threads and constants live on.
+// REQUIRES: one caller at a time.
 Result<const coffer_plugin_entry *> load_entry(const fs::path &path) {
   using boost::dll::shared_library;
   namespace load_mode = boost::dll::load_mode;
   const auto mode = static_cast<load_mode::type>(static_cast<int>(load_mode::rtld_now) |
                                                  static_cast<int>(load_mode::rtld_local) | RTLD_NODELETE);
+  static auto &kept = *new std::vector<std::unique_ptr<shared_library>>;  // never destroyed
   std::unique_ptr<shared_library> library;
   try {
     library = std::make_unique<shared_library>(path, mode);
@@ -87,7 +89,7 @@ Result<const coffer_plugin_entry *> load_entry(const fs::path &path) {
   }
   try {
     const auto &entry = library->get<const coffer_plugin_entry>(COFFER_PLUGIN_SYMBOL_NAME);
-    static_cast<void>(library.release());
+    kept.push_back(std::move(library));
     return &entry;
   } catch (const std::exception &) {
     return unfit(path, "is not a Coffer plugin: it exports no " COFFER_PLUGIN_SYMBOL_NAME,

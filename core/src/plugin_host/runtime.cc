@@ -239,7 +239,7 @@ Result<void> Runtime::logs(ByteSpan handle, const LogQuery &query,
 Result<int32_t> Runtime::exec(ByteSpan handle, const std::vector<std::string> &argv,
                               const std::function<bool(uint32_t, ByteSpan)> &out,
                               const std::function<int64_t(std::span<uint8_t>)> &in,
-                              const CallOptions &options) const {
+                              const CallOptions &options, int in_fd) const {
   COFFER_CHECK(check_handle(handle));
   if (argv.empty()) return fail(ErrorCode::kInvalidArgument, "runtime: no command to execute");
   std::optional<coffer_runtime_exec> table =
@@ -264,6 +264,7 @@ Result<int32_t> Runtime::exec(ByteSpan handle, const std::vector<std::string> &a
     if (!s.in || size == 0) return 0;
     return contained([&] { n = s.in({static_cast<uint8_t *>(buffer), size}); }) ? n : -1;
   };
+  io.in_fd = in ? in_fd : -1;
   const auto command = strs(argv);
   coffer_exec_spec raw{};
   raw.struct_size = sizeof raw;

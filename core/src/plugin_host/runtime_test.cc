@@ -133,18 +133,32 @@ TEST_F(RuntimeFront, LogsStopWhenTold) {
 
 TEST_F(RuntimeFront, ExecJoinsTheStreamsAndAnswersTheExitCode) {
   std::string out, err;
-  const auto code = open().exec(
-      handle_, {"cat"},
-      [&](uint32_t stream, ByteSpan data) { return (stream == 1 ? out : err) += as_text(data), true; },
-      [](std::span<uint8_t> buffer) -> int64_t {
-        std::memcpy(buffer.data(), "input", 5);
-        return 5;
-      });
+  const auto write_out = [&](uint32_t stream, ByteSpan data) {
+    (stream == 1 ? out : err) += as_text(data);
+    return true;
+  };
+  const auto read_in = [](std::span<uint8_t> buffer) -> int64_t {
+    std::memcpy(buffer.data(), "input", 5);
+    return 5;
+  };
+  const auto code = open().exec(handle_, {"cat"}, write_out, read_in, {}, /*in_fd=*/0);
   ASSERT_TRUE(succeeds(code));
   EXPECT_EQ(*code, 7);
   EXPECT_EQ(out, "input");
   EXPECT_EQ(err, "cat");
   EXPECT_THAT(open().exec(handle_, {}, {}, {}), FailsWith(ErrorCode::kInvalidArgument, "no command"));
+}
+
+TEST_F(RuntimeFront, ExecWithoutADescriptorOrAReaderHasNoInput) {
+  std::string out;
+  const auto write_out = [&](uint32_t stream, ByteSpan data) {
+    if (stream == 1) out += as_text(data);
+    return true;
+  };
+  const auto never = [](std::span<uint8_t>) -> int64_t { return ADD_FAILURE() << "asked for input", -1; };
+  EXPECT_TRUE(succeeds(open().exec(handle_, {"cat"}, write_out, never)));
+  EXPECT_TRUE(succeeds(open().exec(handle_, {"cat"}, write_out, {}, {}, /*in_fd=*/0)));
+  EXPECT_EQ(out, "");
 }
 
 TEST_F(RuntimeFront, OptionalPartsThatAreMissingAreSaidKindly) {

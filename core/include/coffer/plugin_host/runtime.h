@@ -65,10 +65,12 @@ class Runtime {
   Result<void> logs(ByteSpan handle, const LogQuery &,
                     const std::function<bool(uint32_t, int64_t, ByteSpan)> &each,
                     const CallOptions & = {}) const;
-  // `in(buffer)` blocks; 0 = end of input, -1 = cancelled.  Answers the command's exit code.
+  // `in(buffer)` is called when `in_fd` is readable (-1: the command gets no input) and may block no longer
+  // than that; 0 = end of input, -1 = cancelled.  Answers the command's exit code.
   Result<int32_t> exec(ByteSpan handle, const std::vector<std::string> &argv,
                        const std::function<bool(uint32_t, ByteSpan)> &out,
-                       const std::function<int64_t(std::span<uint8_t>)> &in, const CallOptions & = {}) const;
+                       const std::function<int64_t(std::span<uint8_t>)> &in, const CallOptions & = {},
+                       int in_fd = -1) const;
   const PluginInstance &instance() const { return instance_; }
 
  private:

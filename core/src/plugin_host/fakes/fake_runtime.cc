@@ -79,7 +79,7 @@ class FakeRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, COFF
   int32_t exec(const Call &, std::string_view, const coffer_exec_spec &spec,
                const coffer_exec_io &io) override {
     char buffer[64];
-    const int64_t n = io.in(io.ctx, buffer, sizeof buffer);
+    const int64_t n = io.in_fd < 0 ? 0 : io.in(io.ctx, buffer, sizeof buffer);
     io.out(io.ctx, 1, 0, to_bytes({buffer, size_t(n < 0 ? 0 : n)}));
     io.out(io.ctx, 2, 0, to_bytes(view(spec.argv[0])));
     return 7;
