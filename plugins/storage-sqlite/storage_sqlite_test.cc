@@ -11,7 +11,7 @@ namespace fs = std::filesystem;
 
 class StorageSqlite : public PluginTest {
  protected:
-  std::string path() const { return (tmp() / "vault.db").string(); }
+  std::string path() const { return options().at("path"); }
   Store store() { return Store(open()); }
   void sql(const std::string &statements) {
     SQLite::Database(path(), SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE).exec(statements);

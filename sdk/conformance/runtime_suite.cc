@@ -15,7 +15,6 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <optional>
 #include <set>
 #include <thread>
@@ -777,14 +776,24 @@ TEST_F(RuntimeFiles, ExistingFileIsCoveredAndComesBack) {
 }
 
 // ---- where values must not be ----
-// True when some process of the host shows `value` in its arguments.
-bool in_some_cmdline(const Canary &canary) {
+// True when the arguments of some process of the host are what `wanted` looks for.
+bool some_process_has(const std::function<bool(const std::string &)> &wanted) {
   for (const auto &entry : std::filesystem::directory_iterator("/proc")) {
-    std::ifstream in(entry.path() / "cmdline", std::ios::binary);
-    const std::string text((std::istreambuf_iterator<char>(in)), {});
-    if (!text.empty() && canary.within(text)) return true;
+    std::FILE *in = std::fopen((entry.path() / "cmdline").c_str(), "re");
+    if (!in) continue;
+    std::string text;
+    char buffer[4096];
+    for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, in)) > 0;) text.append(buffer, n);
+    std::fclose(in);
+    if (!text.empty() && wanted(text)) return true;
   }
   return false;
+}
+bool in_some_cmdline(const Canary &canary) {
+  return some_process_has([&](const std::string &text) { return canary.within(text); });
+}
+bool in_some_cmdline(const std::string &word) {
+  return some_process_has([&](const std::string &text) { return text.find(word) != std::string::npos; });
 }
 
 TEST_F(Runtime, ValuesAreInNoFileLogOrArgument) {
@@ -825,16 +834,6 @@ TEST_F(Runtime, NothingOfADestroyedMachineIsLeft) {
   for (const Seen &s : seen.all) EXPECT_NE(s.instance_id, id);
 }
 
-// True when some process of the host has `word` in its arguments.
-bool some_process_has(const std::string &word) {
-  for (const auto &entry : std::filesystem::directory_iterator("/proc")) {
-    std::ifstream in(entry.path() / "cmdline", std::ios::binary);
-    const std::string text((std::istreambuf_iterator<char>(in)), {});
-    if (text.find(word) != std::string::npos) return true;
-  }
-  return false;
-}
-
 TEST_F(Runtime, DescendantsEndWithTheMachine) {
   // A grandchild in a session of its own that ignores every polite request; known by what it sleeps.
   const std::string mark = "87654" + std::to_string(::getpid());
@@ -842,13 +841,13 @@ TEST_F(Runtime, DescendantsEndWithTheMachine) {
       "(setsid sh -c 'trap \"\" TERM HUP; echo child; while :; do sleep " + mark + "; done' &); ";
   const std::string stopped = start(sh(child + "while :; do sleep 1000; done"));
   wait_for_word(stopped, "child");
-  EXPECT_TRUE(some_process_has(mark)) << "the search finds nothing, so it proves nothing";
+  EXPECT_TRUE(in_some_cmdline(mark)) << "the search finds nothing, so it proves nothing";
   ASSERT_EQ(stop(stopped, "SIGTERM", 200'000'000), COFFER_OK);
-  EXPECT_FALSE(some_process_has(mark)) << "after an order to stop";
+  EXPECT_FALSE(in_some_cmdline(mark)) << "after an order to stop";
 
   const std::string ended_itself = start(sh(child + "sleep 0.2; exit 0"));
   EXPECT_EQ(wait_for_end(ended_itself).state, COFFER_M_STOPPED);
-  EXPECT_FALSE(some_process_has(mark)) << "after an end of its own";
+  EXPECT_FALSE(in_some_cmdline(mark)) << "after an end of its own";
 }
 
 // ---- list and wait ----

@@ -846,8 +846,8 @@ TEST_F(Storage, AReaderNeverWaitsForAWriterAndNeverSeesHalfACommit) {
 TEST_F(Storage, AWriterBehindAStoppedOneEndsAtItsDeadline) {
   if (!shared()) GTEST_SKIP() << "the plugin does not claim SHARED";
   std::mt19937 random(5);
-  int held = 0;
-  for (int round = 0; round < 12; ++round) {
+  int held = 0;  // rounds in which the child was stopped with the lock in its hands
+  for (int round = 0; round < 40 && held < 4; ++round) {
     Child child("write_on", child_args());
     ASSERT_TRUE(child.read_line());
     for (volatile unsigned spin = random() % 2'000'000; spin;) spin = spin - 1;

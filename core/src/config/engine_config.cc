@@ -89,14 +89,17 @@ class Reader {
     out_.storage = blank("[storage]");
     out_.kms = blank("[kms]");
     out_.runtime = blank("[runtime]");
-    out_.keys_storage = preset("[keys.storage]", "storage-sqlite", {{"path", "keys.db"}});
-    out_.agent_storage = preset("[agent.storage]", "storage-sqlite", {{"path", "agent.db"}});
+    out_.keys_storage = preset("[keys.storage]", "storage-sqlite");
+    out_.agent_storage = preset("[agent.storage]", "storage-sqlite");
     COFFER_CHECK(plugin_table(root, "storage", out_.storage));
     COFFER_CHECK(plugin_table(root, "kms", out_.kms));
     COFFER_CHECK(plugin_table(root, "runtime", out_.runtime));
     out_.runtime.state_dir = out_.base_dir / "machines";
     COFFER_CHECK(role(root, "keys", out_.keys_storage));
     COFFER_CHECK(role(root, "agent", out_.agent_storage));
+    default_path(out_.storage, "vault");
+    default_path(out_.keys_storage, "keys");
+    default_path(out_.agent_storage, "agent");
     return injectors(root);
   }
 
@@ -114,12 +117,15 @@ class Reader {
     c.base_dir = out_.base_dir;
     return c;
   }
-  PluginConfig preset(std::string section, std::string plugin,
-                      std::map<std::string, std::string> options) const {
+  PluginConfig preset(std::string section, std::string plugin) const {
     PluginConfig c = blank(std::move(section));
     c.plugin = std::move(plugin);
-    c.options = std::move(options);
     return c;
+  }
+  // Each role has a place of its own, so that a built-in backend is swapped by the plugin's name alone.
+  static void default_path(PluginConfig &c, const std::string &role) {
+    if (c.plugin == "storage-sqlite") c.options.try_emplace("path", role + ".db");
+    if (c.plugin == "storage-file") c.options.try_emplace("path", role);
   }
 
   // `of` is the table's name for messages: "" or "keys.".
@@ -163,8 +169,8 @@ class Reader {
   Result<void> injectors(const toml::table &root) {
     const toml::node *node = root.get("injector");
     if (!node) {
-      out_.injectors.push_back(preset("[[injector]] 1", "inject-file", {}));
-      out_.injectors.push_back(preset("[[injector]] 2", "inject-env", {}));
+      out_.injectors.push_back(preset("[[injector]] 1", "inject-file"));
+      out_.injectors.push_back(preset("[[injector]] 2", "inject-env"));
       return {};
     }
     const toml::array *array = node->as_array();

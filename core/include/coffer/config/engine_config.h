@@ -9,11 +9,13 @@
 
 namespace coffer {
 
+// A built-in storage without `path` is ROLE.db (storage-sqlite) or the folder ROLE (storage-file), where the
+// role is vault, keys or agent.
 struct EngineConfig {
   std::filesystem::path file, base_dir;  // absolute; relative paths in the file start at base_dir
   // A table that the file does not have leaves `plugin` empty; opening it then says so.
   PluginConfig storage, kms, runtime;
-  PluginConfig keys_storage, agent_storage;  // default: storage-sqlite, keys.db and agent.db
+  PluginConfig keys_storage, agent_storage;  // default: storage-sqlite
   std::vector<PluginConfig> injectors;       // in the order of the file; default: inject-file, inject-env
 };
 
