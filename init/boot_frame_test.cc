@@ -123,8 +123,7 @@ TEST(BootFrame, BytesAreThoseOfTheDocumentation) {
       0,   0,   0,                                               // file: sizes, mode, flags
       0,   0,   0,   0,   0,   0,   0,   0,   '/', 'k', 0, 'v',  // uid, gid, path, value
       0,   0,   0,   0};                                         // end
-  std::string want(reinterpret_cast<const char *>(expected), sizeof expected);
-  set32(want, 12, static_cast<uint32_t>(sizeof expected));
+  const std::string want(reinterpret_cast<const char *>(expected), sizeof expected);
   EXPECT_EQ(got, want);
 }
 
