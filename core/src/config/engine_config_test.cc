@@ -102,8 +102,16 @@ TEST_F(EngineConfigFile, IsReadWhole) {
   EXPECT_THAT(r->injectors[1].options, ElementsAre(Pair("tmpfs", "/run/x")));
   EXPECT_EQ(r->keys_storage.plugin, "storage-file");
   EXPECT_THAT(r->keys_storage.options, ElementsAre(Pair("path", "keys")));
-  EXPECT_THAT(r->agent_storage.options, testing::IsEmpty())
-      << "the default's options are the default plugin's";
+}
+
+TEST_F(EngineConfigFile, ABuiltInStorageHasAPlaceByItsRoleAndOthersNone) {
+  const auto r = read(
+      "storage = {plugin = 'storage-sqlite'}\n[agent.storage]\nplugin = 'storage-file'\n"
+      "[keys.storage]\nplugin = '/opt/other.so'");
+  ASSERT_TRUE(r) << r.error().message;
+  EXPECT_THAT(r->storage.options, ElementsAre(Pair("path", "vault.db")));
+  EXPECT_THAT(r->agent_storage.options, ElementsAre(Pair("path", "agent")));
+  EXPECT_THAT(r->keys_storage.options, testing::IsEmpty());
 }
 
 TEST_F(EngineConfigFile, LeavesDefaultsForWhatItDoesNotSay) {
