@@ -16,7 +16,7 @@ namespace {
 extern "C" int coffer_test_function_that_nobody_defines();
 #endif
 
-constexpr coffer_interface_ref kInterfaces[] = {{COFFER_STORAGE_ID, 0}};
+[[maybe_unused]] constexpr coffer_interface_ref kInterfaces[] = {{COFFER_STORAGE_ID, 0}};
 
 constexpr coffer_option kOption = {
 #ifdef BROKEN_SHORT_OPTION
@@ -32,7 +32,7 @@ constexpr coffer_option kOption = {
 };
 constexpr const coffer_option *kOptions[] = {&kOption};
 
-constexpr coffer_descriptor kDescriptor = {
+[[maybe_unused]] constexpr coffer_descriptor kDescriptor = {
 #ifdef BROKEN_SHORT_DESCRIPTOR
     .struct_size = 16,
 #else
@@ -99,7 +99,7 @@ struct Table {
   uint64_t poison[8];
 };
 constexpr uint64_t kPoison = 0xdeaddeaddeaddeadu;
-constexpr Table kTable = {
+[[maybe_unused]] constexpr Table kTable = {
 #ifdef BROKEN_TINY_TABLE
     8,
 #elif defined(BROKEN_HALF_SLOT)
