@@ -116,7 +116,7 @@ TEST(BootFrame, BytesAreThoseOfTheDocumentation) {
       },
       "m1");
   const unsigned char expected[] = {
-      'C', 'o', 'f', 'f', 'e', 'r', 'B', 'F', 1,   0,   0, 0,   70,  0,   0,   0,  // magic, version, length
+      'C', 'o', 'f', 'f', 'e', 'r', 'B', 'F', 1,   0,   0, 0,   75,  0,   0,   0,  // magic, version, length
       2,   0,   0,   0,   'm', '1',                                                // instance
       1,   0,   0,   0,   1,   0,   0,   0,   2,   0,   0, 0,   'A', '=', 'h', 'i', 0,  // env
       2,   0,   0,   0,   2,   0,   0,   0,   1,   0,   0, 0,   0,   1,   0,   0,   0,
