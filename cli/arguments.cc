@@ -14,11 +14,14 @@ namespace {
 
 constexpr std::string_view kVersion = "coffer " COFFER_VERSION;
 
-// Long options that take a value, so that the value is not mistaken for a word of the command.
+// Options that take a value, so that the value is not mistaken for a word of the command.
 bool takes_value(std::string_view option) {
-  for (const std::string_view known : {"-a", "--app", "-c", "--config", "--engine", "--from-file"})
+  for (const std::string_view known : {"--app", "--config", "--engine", "--from-file"})
     if (option == known) return true;
-  return false;
+  if (option.starts_with("--")) return false;
+  // Flags of one letter may stand together, the last one with a value: -ja NAME.
+  const size_t at = option.find_first_not_of("jqh", 1);
+  return at != option.npos && at + 1 == option.size() && (option[at] == 'a' || option[at] == 'c');
 }
 
 std::string example(std::string_view text) { return "Examples:\n" + std::string(text); }
@@ -129,6 +132,7 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
   c->add_option("--from-file", a.from_file, "NAME=PATH: exact bytes of a file")
       ->type_name("NAME=PATH")
       ->expected(1)
+      ->allow_extra_args(false)
       ->take_all();
   staging(c);
   c = command(secrets, "import", "set secrets from a dotenv file or stdin",
@@ -154,14 +158,20 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
       "  coffer machine run -a web host --file /run/secrets/tls.key=TLS_KEY -- nginx -g 'daemon off;'");
   words(c, "IMAGE", "`host`, or the path of an executable", 1, 1);
   c->add_option("--name", a.name, "name of the Machine")->type_name("NAME");
-  c->add_option("-e,--env", a.env, "plain variable, not secret")->type_name("K=V")->expected(1)->take_all();
+  c->add_option("-e,--env", a.env, "plain variable, not secret")
+      ->type_name("K=V")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->take_all();
   c->add_option("--env-file", a.env_files, "file of plain variables")
       ->type_name("FILE")
       ->expected(1)
+      ->allow_extra_args(false)
       ->take_all();
   c->add_option("--file", a.files, "GUEST_PATH=SECRET[:MODE]: a secret as a file")
       ->type_name("PATH=SECRET")
       ->expected(1)
+      ->allow_extra_args(false)
       ->take_all();
   c->add_option("--process", a.process, "command of [processes] in the App config")->type_name("NAME");
   c->add_option("--user", a.user, "run as this user")->type_name("USER");

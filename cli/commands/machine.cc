@@ -304,7 +304,7 @@ Result<int> machine_exec(Arguments &a) {
     while (n < 0 && errno == EINTR);
     return n;
   };
-  COFFER_TRY(const int32_t code, agent->exec(m.view->state, a.tail, out, in));
+  COFFER_TRY(const int32_t code, agent->exec(m.view->state, a.tail, out, in, STDIN_FILENO));
   return code;
 }
 

@@ -53,7 +53,15 @@ Result<std::vector<NamedValue>> gather(Arguments &a) {
       stdin_used = true;
       COFFER_TRY(value, read_stdin(kMaxValueSize, "the value of " + name));
     } else {
-      value = std::move(a.values.at(std::stoul(word.substr(equals + 2))).value);
+      // take_values() has left its index: if not, it and the parser do not agree what is a value.
+      const std::string index = word.substr(equals + 1);
+      if (index.size() < 2 || index.size() > 9 || index[0] != '#' ||
+          index.find_first_not_of("0123456789", 1) != index.npos ||
+          std::stoul(index.substr(1)) >= a.values.size())
+        return fail(ErrorCode::kInvalidArgument,
+                    "argument " + std::to_string(position) + ": its value could not be taken",
+                    "Put global options in front, each on its own: `coffer -a APP secrets set NAME=VALUE`.");
+      value = std::move(a.values[std::stoul(index.substr(1))].value);
     }
     COFFER_CHECK(add(std::move(name), std::move(value)));
   }

@@ -279,12 +279,12 @@ Result<void> Agent::logs(const MachineState &m, const LogQuery &query,
 
 Result<int32_t> Agent::exec(const MachineState &m, const std::vector<std::string> &argv,
                             const std::function<bool(uint32_t, ByteSpan)> &out,
-                            const std::function<int64_t(std::span<uint8_t>)> &in) {
+                            const std::function<int64_t(std::span<uint8_t>)> &in, int in_fd) {
   if (!m.current)
     return fail(ErrorCode::kFailedPrecondition, context(m) + " is not started",
                 "Start it with `coffer machine start " + m.machine + "`.");
   COFFER_TRY(const Runtime *rt, runtime());
-  return rt->exec(m.current->handle, argv, out, in, call_options(0));
+  return rt->exec(m.current->handle, argv, out, in, call_options(0), in_fd);
 }
 
 Result<void> Agent::wait_change(const MachineState &m, uint64_t timeout_ns) {

@@ -116,9 +116,10 @@ class Agent {
 
   Result<void> logs(const MachineState &, const LogQuery &,
                     const std::function<bool(uint32_t, int64_t, ByteSpan)> &);
+  // `in(buffer)` is called when `in_fd` is readable; 0 = end of input.  Answers the command's exit code.
   Result<int32_t> exec(const MachineState &, const std::vector<std::string> &argv,
                        const std::function<bool(uint32_t, ByteSpan)> &out,
-                       const std::function<int64_t(std::span<uint8_t>)> &in);
+                       const std::function<int64_t(std::span<uint8_t>)> &in, int in_fd);
   // Blocks until the Machine may have changed its state.
   Result<void> wait_change(const MachineState &, uint64_t timeout_ns);
 
