@@ -50,7 +50,7 @@ Result<void> Deployer::recover(const App &app) {
   for (const StoredMachine &m : stored) {
     COFFER_TRY(const auto state, agent_.state(m.record.id));
     const bool never_ran =
-        !state || (!state->current && !state->lease_owner.empty() && !process_alive(state->lease_owner));
+        state && !state->current && !state->lease_owner.empty() && !process_alive(state->lease_owner);
     if (never_ran || m.record.desired == Desired::kDestroyed)
       COFFER_CHECK(undo_creation(app, m.record.id, 0));
   }
