@@ -50,9 +50,8 @@ Result<Agent *> Engine::agent() {
     COFFER_TRY(const Pins pins, home_.pins());
     COFFER_TRY(const SecretBytes seed, home_.host_seed());
     COFFER_TRY(SigningKey host, SigningKey::from_seed(seed.reveal()));
-    COFFER_TRY(Storage store, Storage::open(config_.agent_storage));
     COFFER_TRY(KeyService * key_service, keys());
-    Agent::Config c{.store = std::move(store),
+    Agent::Config c{.open_store = [this] { return Storage::open(config_.agent_storage); },
                     .open_runtime = [this] { return Runtime::open(config_.runtime); },
                     .open_injectors = [this]() -> Result<std::vector<Injector>> {
                       std::vector<Injector> all;

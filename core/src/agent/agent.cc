@@ -43,6 +43,14 @@ State from_runtime(uint32_t state) {
 
 Agent Agent::create(Config config) { return Agent(std::move(config)); }
 
+Result<const Storage *> Agent::store() const {
+  if (!store_) {
+    COFFER_TRY(Storage opened, config_.open_store());
+    store_ = std::move(opened);
+  }
+  return &*store_;
+}
+
 Result<const Runtime *> Agent::runtime() const {
   if (!runtime_) {
     COFFER_TRY(Runtime opened, config_.open_runtime());
@@ -74,9 +82,10 @@ CallOptions Agent::call_options(uint64_t timeout_ns) const { return {timeout_ns,
 // ---- leases ----
 
 Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *first) {
+  COFFER_TRY(const Storage *const kept, store());
   const auto give_up = std::chrono::steady_clock::now() + kLeasePatience;
   for (;;) {
-    COFFER_TRY(const auto stored, config_.store.get(kMachinesSpace, machine));
+    COFFER_TRY(const auto stored, kept->get(kMachinesSpace, machine));
     Held held;
     if (stored) {
       COFFER_TRY(held.state, decode_state(stored->value));
@@ -104,7 +113,7 @@ Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *fi
     held.state.lease_until_ms = now_ms() + kLeaseMs;
     Batch b;
     b.require(machine, stored ? stored->revision : 0).put(machine, encode(held.state));
-    const auto done = config_.store.commit(kMachinesSpace, b);
+    const auto done = kept->commit(kMachinesSpace, b);
     if (done) {
       held.revision = *done;
       return held;
@@ -118,7 +127,8 @@ Result<void> Agent::save(Held &held) {
   held.state.lease_until_ms = held.state.updated_ms + kLeaseMs;
   Batch b;
   b.require(held.state.machine, held.revision).put(held.state.machine, encode(held.state));
-  const auto done = config_.store.commit(kMachinesSpace, b);
+  COFFER_TRY(const Storage *const kept, store());
+  const auto done = kept->commit(kMachinesSpace, b);
   if (!done) {
     if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
     return fail(ErrorCode::kAborted, context(held.state) + " was taken over by another process");
@@ -182,7 +192,8 @@ Result<void> Agent::reserve(const AppId &app, std::string_view app_name, const s
   m.lease_until_ms = now_ms() + kLeaseMs;
   Batch b;
   b.require_absent(machine).put(machine, encode(m));
-  COFFER_CHECK(config_.store.commit(kMachinesSpace, b));
+  COFFER_TRY(const Storage *const kept, store());
+  COFFER_CHECK(kept->commit(kMachinesSpace, b));
   return {};
 }
 
@@ -215,7 +226,8 @@ Result<void> Agent::destroy(const std::string &machine) {
     }
     Batch b;
     b.require(machine, held.revision).erase(machine);
-    COFFER_CHECK(config_.store.commit(kMachinesSpace, b));
+    COFFER_TRY(const Storage *const kept, store());
+    COFFER_CHECK(kept->commit(kMachinesSpace, b));
     held.gone = true;
     return {};
   });
@@ -226,7 +238,8 @@ Result<void> Agent::destroy(const std::string &machine) {
 Result<std::vector<MachineState>> Agent::states() const {
   std::vector<MachineState> out;
   std::optional<Error> wrong;
-  COFFER_CHECK(config_.store.list(kMachinesSpace, "", true, [&](Stored s) {
+  COFFER_TRY(const Storage *const kept, store());
+  COFFER_CHECK(kept->list(kMachinesSpace, "", true, [&](Stored s) {
     auto m = decode_state(s.value);
     if (!m) {
       wrong = std::move(m).error().in("Machine " + s.key);
@@ -240,7 +253,8 @@ Result<std::vector<MachineState>> Agent::states() const {
 }
 
 Result<std::optional<MachineState>> Agent::state(const std::string &machine) const {
-  COFFER_TRY(const auto stored, config_.store.get(kMachinesSpace, machine));
+  COFFER_TRY(const Storage *const kept, store());
+  COFFER_TRY(const auto stored, kept->get(kMachinesSpace, machine));
   if (!stored) return std::nullopt;
   COFFER_TRY(MachineState m, decode_state(stored->value));
   return m;

@@ -80,7 +80,7 @@ struct BootOutcome {
 class Agent {
  public:
   struct Config {
-    Storage store;
+    std::function<Result<Storage>()> open_store;                    // called once, when it is first needed
     std::function<Result<Runtime>()> open_runtime;                  // called once, when a Machine is touched
     std::function<Result<std::vector<Injector>>()> open_injectors;  // called once, when one is booted
     SigningKey host_key;
@@ -129,6 +129,7 @@ class Agent {
   struct Held;  // a Machine whose lease is ours
   struct Plan;  // what goes where
   explicit Agent(Config config) : config_(std::move(config)) {}
+  Result<const Storage *> store() const;
   Result<const std::vector<Injector> *> injectors() const;
   Result<Held> take(const std::string &machine, const SignedSpec *first);
   template <class T, class F>
@@ -151,6 +152,7 @@ class Agent {
   CallOptions call_options(uint64_t timeout_ns) const;
 
   Config config_;
+  mutable std::optional<Storage> store_;
   mutable std::optional<Runtime> runtime_;
   mutable std::optional<std::vector<Injector>> injectors_;
 };
