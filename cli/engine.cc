@@ -9,7 +9,7 @@
 #include <cstdlib>
 
 #include "app_file.h"
-#include "coffer/config/names.h"
+#include "coffer/base/names.h"
 #include "output.h"
 
 namespace coffer::cli {

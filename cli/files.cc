@@ -1,6 +1,7 @@
 #include "files.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
@@ -91,16 +92,22 @@ Result<SecretBytes> read_stdin(size_t limit, std::string_view what) {
   return read_all(STDIN_FILENO, limit, std::string(what));
 }
 
-Result<SecretBytes> read_file(const std::filesystem::path &path, size_t limit) {
+Result<SecretBytes> read_file(const std::filesystem::path &path, size_t limit, std::string what) {
+  if (what.empty()) what = path.string();
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!fd) return os_error(path.string());
+  if (!fd) return os_error(what);
   struct stat st{};
-  if (::fstat(fd.get(), &st) != 0) return os_error(path.string());
+  if (::fstat(fd.get(), &st) != 0) return os_error(what);
   if (!S_ISREG(st.st_mode) && !S_ISFIFO(st.st_mode))
-    return fail(ErrorCode::kInvalidArgument, path.string() + " is not a file");
-  if (::fcntl(fd.get(), F_SETFL, 0) != 0)
-    return os_error(path.string());  // a FIFO (process substitution) may wait
-  return read_all(fd.get(), limit, path.string());
+    return fail(ErrorCode::kInvalidArgument, what + " is not a file");
+  if (S_ISFIFO(st.st_mode)) {
+    // Read before its writer has come, a FIFO would be an empty file.
+    pollfd p{fd.get(), POLLIN, 0};
+    while (::poll(&p, 1, -1) < 0)
+      if (errno != EINTR) return os_error(what);
+  }
+  if (::fcntl(fd.get(), F_SETFL, 0) != 0) return os_error(what);  // a FIFO (process substitution) may wait
+  return read_all(fd.get(), limit, what);
 }
 
 Result<SecretBytes> read_key_file(const std::filesystem::path &path) {

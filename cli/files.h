@@ -9,9 +9,10 @@
 
 namespace coffer::cli {
 
-// Exact bytes; kInvalidArgument when there are more than `limit`.  `what` names the source in errors.
+// Exact bytes; kInvalidArgument when there are more than `limit`.  `what` names the source in errors; a
+// file's is its path, but where a path is expected a value may have been typed.
 Result<SecretBytes> read_stdin(size_t limit, std::string_view what);
-Result<SecretBytes> read_file(const std::filesystem::path &, size_t limit);
+Result<SecretBytes> read_file(const std::filesystem::path &, size_t limit, std::string what = {});
 // A key file: regular, ours or root's, readable by its owner only, exactly 32 bytes.
 Result<SecretBytes> read_key_file(const std::filesystem::path &);
 // Asks on the terminal, without echo.

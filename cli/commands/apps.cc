@@ -1,7 +1,7 @@
 // coffer apps create | list | destroy
 #include "../files.h"
 #include "../output.h"
-#include "coffer/config/names.h"
+#include "coffer/base/names.h"
 #include "commands.h"
 
 namespace coffer::cli {

@@ -11,7 +11,7 @@
 #include "../output.h"
 #include "coffer/base/text.h"
 #include "coffer/config/dotenv.h"
-#include "coffer/config/names.h"
+#include "coffer/base/names.h"
 #include "commands.h"
 
 namespace coffer::cli {

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "../output.h"
+#include "coffer/base/names.h"
 #include "commands.h"
 
 extern char **environ;  // NOLINT: POSIX
@@ -60,6 +61,9 @@ Result<int> run(Arguments &a) {
   COFFER_TRY(const App app, engine->app());
   COFFER_TRY(Deployer * deployer, engine->deployer());
   int code = 0;
+  for (size_t i = 0; i < a.only.size(); ++i)
+    if (auto named = check_secret_name(a.only[i]); !named)
+      return std::unexpected(std::move(named).error().in("--only, name " + std::to_string(i + 1)));
   const std::set<std::string> only(a.only.begin(), a.only.end());
   COFFER_CHECK(deployer->run_local(app, only, [&](const std::vector<Delivery> &secrets) -> Result<void> {
     Environment environment(secrets);

@@ -5,7 +5,6 @@
 #include "../files.h"
 #include "../output.h"
 #include "coffer/config/dotenv.h"
-#include "coffer/format/record.h"
 #include "commands.h"
 
 namespace coffer::cli {
@@ -30,7 +29,7 @@ Result<std::vector<NamedValue>> gather(Arguments &a) {
   bool stdin_used = false;
   size_t position = 0;
   const auto add = [&](std::string name, SecretBytes value) -> Result<void> {
-    if (value.size() > kMaxValueSize)
+    if (value.size() > kMaxValue)
       return fail(ErrorCode::kInvalidArgument, "secret " + name + ": the value has " +
                                                    std::to_string(value.size()) +
                                                    " bytes, the limit is 1,048,576");
@@ -51,7 +50,7 @@ Result<std::vector<NamedValue>> gather(Arguments &a) {
       if (stdin_used)
         return fail(ErrorCode::kInvalidArgument, "standard input can only be the value of one secret");
       stdin_used = true;
-      COFFER_TRY(value, read_stdin(kMaxValueSize, "the value of " + name));
+      COFFER_TRY(value, read_stdin(kMaxValue, "the value of " + name));
     } else {
       // take_values() has left its index: if not, it and the parser do not agree what is a value.
       const std::string index = word.substr(equals + 1);
@@ -65,15 +64,15 @@ Result<std::vector<NamedValue>> gather(Arguments &a) {
     }
     COFFER_CHECK(add(std::move(name), std::move(value)));
   }
-  for (const std::string &pair : a.from_file) {
-    ++position;
+  for (size_t i = 0; i < a.from_file.size(); ++i) {
+    const std::string &pair = a.from_file[i];
+    const std::string which = "--from-file " + std::to_string(i + 1);
     const size_t equals = pair.find('=');
-    if (equals == std::string::npos)
-      return fail(ErrorCode::kInvalidArgument,
-                  "--from-file " + std::to_string(position - a.words.size()) + ": expected NAME=PATH");
+    if (equals == std::string::npos) return fail(ErrorCode::kInvalidArgument, which + ": expected NAME=PATH");
     std::string name = pair.substr(0, equals);
-    if (auto ok = check_secret_name(name); !ok) return bad_argument(position, ok.error());
-    COFFER_TRY(SecretBytes value, read_file(pair.substr(equals + 1), kMaxValueSize));
+    if (auto ok = check_secret_name(name); !ok) return std::unexpected(std::move(ok).error().in(which));
+    COFFER_TRY(SecretBytes value,
+               read_file(pair.substr(equals + 1), kMaxValue, which + ", the file of " + name));
     COFFER_CHECK(add(std::move(name), std::move(value)));
   }
   if (out.empty())
@@ -190,7 +189,8 @@ Result<int> secrets_import(Arguments &a) {
   if (a.words.empty() || a.words.front() == "-") {
     COFFER_TRY(input, read_stdin(kMaxImport, "the dotenv text"));
   } else {
-    COFFER_TRY(input, read_file(a.words.front(), kMaxImport));
+    // `import NAME=VALUE` is a mistake that is easily made
+    COFFER_TRY(input, read_file(a.words.front(), kMaxImport, "argument 1, the dotenv file"));
   }
   COFFER_TRY(std::vector<DotenvEntry> entries, parse_dotenv(input.reveal(), {.escapes = a.dotenv}));
   input.reset();

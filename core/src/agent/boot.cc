@@ -5,6 +5,7 @@
 #include "coffer/agent/agent.h"
 #include "coffer/base/clock.h"
 #include "coffer/base/json.h"
+#include "coffer/base/names.h"
 #include "coffer/crypto/hpke_receiver.h"
 #include "coffer/format/magic.h"
 #include "held.h"
@@ -14,7 +15,6 @@ namespace {
 
 constexpr uint64_t kSecondNs = 1'000'000'000;
 constexpr uint64_t kCreateTimeoutNs = 60 * kSecondNs, kStartTimeoutNs = 60 * kSecondNs;
-constexpr size_t kMaxEnvEntry = 131071;  // MAX_ARG_STRLEN less the final NUL (execve(2))
 constexpr size_t kMaxEnvTotal =
     2 * 1024 * 1024 - 64 * 1024;  // a quarter of the usual stack limit, less arguments
 constexpr std::string_view kFileAdvice =
@@ -181,12 +181,11 @@ Result<std::vector<Delivery>> Agent::render(const Plan &plan, const std::vector<
     for (Delivery &d : rendered) {
       if (d.via == COFFER_VIA_ENV) {
         // Flags in a manifest are set by whoever sealed; this is the check that counts.
-        const size_t size = d.name.size() + 1 + d.value.size();
-        if (size > kMaxEnvEntry || std::ranges::find(d.value.reveal(), 0) != d.value.reveal().end())
+        if (!fits_env(d.name, d.value.reveal()))
           return fail(ErrorCode::kInvalidArgument,
                       "variable " + d.name + " cannot hold its secret: a NUL byte, or over 131,071 bytes",
                       std::string(kFileAdvice));
-        env_total += size + 1 + sizeof(char *);
+        env_total += d.name.size() + 1 + d.value.size() + 1 + sizeof(char *);
       }
       out.push_back(std::move(d));
     }
@@ -197,6 +196,21 @@ Result<std::vector<Delivery>> Agent::render(const Plan &plan, const std::vector<
                     " bytes, over the system's limit of about 2 MiB",
                 std::string(kFileAdvice));
   return out;
+}
+
+void Agent::note_started(MachineState &m) const {
+  m.last_good = m.current->spec;
+  m.state = State::kStarted;
+  m.message.clear();
+  m.receipt = sign(config_.host_key, kReceiptLabel,
+                   begin("cfz1")
+                       .raw(m.app_id)
+                       .text(m.machine)
+                       .text(m.current->instance_id)
+                       .raw(m.current->spec)
+                       .u64(m.current->version)
+                       .u64(m.current->started_ms)
+                       .take());
 }
 
 // `old_stopped`: whether the instance that ran before was stopped on the way.
@@ -249,7 +263,7 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
 
   if (m.current) {
     COFFER_TRY(const InstanceStatus old, rt->inspect(m.current->handle));
-    if (old.state == COFFER_M_STARTED || old.state == COFFER_M_STARTING) {
+    if (old.state == COFFER_M_STARTED || old.state == COFFER_M_STARTING || old.state == COFFER_M_STOPPING) {
       step(m.machine, "stopping the old instance");
       old_stopped = true;
       COFFER_CHECK(rt->stop(m.current->handle, config.stop_signal, config.stop_timeout_ms * 1'000'000));
@@ -266,18 +280,7 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   m.current->started_ms = now_ms();
   m.pending.reset();
   m.name = config.name;
-  m.last_good = spec.hash;
-  m.state = State::kStarted;
-  m.message.clear();
-  m.receipt = sign(config_.host_key, kReceiptLabel,
-                   begin("cfz1")
-                       .raw(m.app_id)
-                       .text(m.machine)
-                       .text(m.current->instance_id)
-                       .raw(spec.hash)
-                       .u64(spec.spec.version)
-                       .u64(m.current->started_ms)
-                       .take());
+  note_started(m);
   COFFER_CHECK(save(held));
   step(m.machine, "started");
   return {};
@@ -308,7 +311,7 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   if (m.current && m.current->spec_number > spec.spec.number)
     return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs launch spec " +
                                          std::to_string(m.current->spec_number) + " already, which is newer");
-  bool old_stopped = false;
+  bool old_stopped = m.state == State::kStarting;  // by a boot that was cut off
   const auto forget_pending = [&]() -> Result<void> {
     if (!m.pending) return {};
     if (!m.pending->handle.empty()) m.leftovers.push_back(m.pending->handle);

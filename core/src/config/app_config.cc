@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "coffer/base/text.h"
-#include "coffer/config/names.h"
+#include "coffer/base/names.h"
 
 #define TOML_EXCEPTIONS 0
 #define TOML_ENABLE_FORMATTERS 0

@@ -1,7 +1,6 @@
 #include "coffer/format/manifest.h"
 
-#include <algorithm>
-
+#include "coffer/base/names.h"
 #include "coffer/format/magic.h"
 
 namespace coffer {
@@ -124,28 +123,8 @@ Digest DigestKey::digest(std::string_view name, const SecretBytes &value) {
 }
 
 uint8_t value_flags(std::string_view name, const SecretBytes &value) {
-  constexpr size_t kMaxEnv = 131071;  // MAX_ARG_STRLEN less the final NUL (execve(2))
   const ByteSpan v = value.reveal();
-  uint8_t flags = 0;
-  if (name.size() + 1 + v.size() <= kMaxEnv && std::ranges::find(v, 0) == v.end()) flags |= kEnvOk;
-  // RFC 4648, section 4: groups of four digits, padding only at the end; blanks and newlines between are
-  // fine.
-  size_t digits = 0, padding = 0;
-  bool ok = true;
-  for (const uint8_t c : v) {
-    if (c == ' ' || c == '\t' || c == '\r' || c == '\n') continue;
-    if (c == '=') {
-      ++padding;
-    } else if ((c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '+' ||
-               c == '/') {
-      ok = ok && padding == 0;
-      ++digits;
-    } else {
-      ok = false;
-    }
-  }
-  if (ok && padding <= 2 && (digits + padding) % 4 == 0) flags |= kBase64Ok;
-  return flags;
+  return static_cast<uint8_t>((fits_env(name, v) ? kEnvOk : 0) | (is_base64(v) ? kBase64Ok : 0));
 }
 
 }  // namespace coffer

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "coffer/base/names.h"
 #include "coffer/format/magic.h"
 
 namespace coffer {
@@ -56,7 +57,7 @@ SecretBytes pad(const SecretBytes &value) {
 
 Result<SecretBytes> unpad(const SecretBytes &padded) {
   Decoder d(padded.reveal());
-  const ByteSpan value = d.bytes(kMaxValueSize);
+  const ByteSpan value = d.bytes(kMaxValue);
   const ByteSpan rest = d.raw(d.left());
   if (!d.done() || padded.size() != padded_size(4 + value.size()) ||
       !std::ranges::all_of(rest, [](uint8_t b) { return b == 0; }))

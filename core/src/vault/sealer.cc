@@ -1,5 +1,6 @@
 #include "coffer/vault/sealer.h"
 
+#include "coffer/base/names.h"
 #include "coffer/format/record.h"
 
 namespace coffer {
@@ -10,7 +11,7 @@ Result<Sealer> Sealer::create(const AppKeyRecord &key, const SecretBytes &digest
 }
 
 Result<SealedSecret> Sealer::seal(std::string_view name, const SecretBytes &value) {
-  if (value.size() > kMaxValueSize)
+  if (value.size() > kMaxValue)
     return fail(ErrorCode::kInvalidArgument,
                 "secret " + std::string(name) + ": the value has " + std::to_string(value.size()) +
                     " bytes, the limit is 1,048,576",

@@ -19,7 +19,7 @@
 
 #include "coffer/base/result.h"
 #include "coffer/base/secret_bytes.h"
-#include "coffer/config/names.h"
+#include "coffer/base/names.h"
 
 namespace coffer {
 

@@ -11,8 +11,6 @@
 
 namespace coffer {
 
-inline constexpr size_t kMaxValueSize = 1u << 20;  // 1 MiB
-
 struct Record {
   uint32_t epoch = 0;
   PublicKey enc{};

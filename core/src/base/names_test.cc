@@ -1,4 +1,4 @@
-#include "coffer/config/names.h"
+#include "coffer/base/names.h"
 
 #include <gmock/gmock.h>
 

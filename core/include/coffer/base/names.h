@@ -1,7 +1,7 @@
 // What names, paths and values may be.  Every error says the rule and never repeats the text: what is not a
 // name may be a value that was typed in the wrong place.
-#ifndef COFFER_CONFIG_NAMES_H
-#define COFFER_CONFIG_NAMES_H
+#ifndef COFFER_BASE_NAMES_H
+#define COFFER_BASE_NAMES_H
 
 #include <span>
 
