@@ -808,7 +808,7 @@ const coffer_interface_ref kInterfaces[] = {
 const coffer_descriptor kDescriptor = {sizeof(coffer_descriptor),
                                        COFFER_PLUGIN_CONCURRENT,
                                        "runtime-process",
-                                       "Local processes",
+                                       "runtime-process",
                                        "0.1.0",
                                        "Coffer",
                                        "Apache-2.0",

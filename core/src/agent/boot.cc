@@ -271,7 +271,12 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   }
   step(m.machine, "starting");
   // Not cancellable: the Machine would be left with no instance at all.
-  COFFER_CHECK(rt->start(created.handle, deliveries, {kStartTimeoutNs, -1}));
+  if (auto start = rt->start(created.handle, deliveries, {kStartTimeoutNs, -1}); !start) {
+    Error why = std::move(start).error();
+    // The app did not start: that is a failure, not a state in somebody's way.
+    if (why.code == ErrorCode::kFailedPrecondition) why.code = ErrorCode::kUnknown;
+    return std::unexpected(std::move(why));
+  }
   COFFER_TRY(const InstanceStatus started, rt->inspect(created.handle));
 
   if (m.current) m.leftovers.push_back(m.current->handle);
