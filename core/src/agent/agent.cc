@@ -152,7 +152,8 @@ Result<void> Agent::clear_leftovers(Held &held) {
   return {};
 }
 
-// A boot was cut off.  The new instance is kept if its app runs, else removed.
+// A boot was cut off.  The new instance is kept if its app runs, else removed; was the old one stopped by
+// then, the Machine stays `starting` until it is booted again.
 Result<void> Agent::recover(Held &held) {
   MachineState &m = held.state;
   if (m.pending) {
@@ -165,18 +166,26 @@ Result<void> Agent::recover(Held &held) {
         if (m.current) m.leftovers.push_back(m.current->handle);
         m.current = m.pending;
         m.current->handle = s.handle;
-        m.last_good = m.current->spec;
-        m.state = State::kStarted;
+        m.current->started_ms = static_cast<uint64_t>(s.started_ns) / 1'000'000;
+        note_started(m);
         adopted = true;
       } else {
         m.leftovers.push_back(s.handle);
       }
+    }
+    if (!adopted && m.current && m.state == State::kStarted) {
+      COFFER_TRY(const InstanceStatus old, rt->inspect(m.current->handle));
+      if (old.state != COFFER_M_STARTED) m.state = State::kStarting;
     }
     m.pending.reset();
     COFFER_CHECK(save(held));
   }
   COFFER_CHECK(clear_leftovers(held));
   return {};
+}
+
+Result<void> Agent::finish_cut_off(const std::string &machine) {
+  return with_lease<void>(machine, nullptr, [&](Held &held) { return recover(held); });
 }
 
 // ---- orders ----
@@ -265,7 +274,7 @@ Result<MachineView> Agent::view(const MachineState &m) const {
   v.state = m;
   v.now = m.state;
   v.message = m.message;
-  v.cut_off = m.pending && !process_alive(m.lease_owner);
+  v.cut_off = (m.pending || m.state == State::kStarting) && !process_alive(m.lease_owner);
   if (!m.current || m.current->handle.empty()) return v;
   COFFER_TRY(const Runtime *rt, runtime());
   COFFER_TRY(const InstanceStatus s, rt->inspect(m.current->handle));

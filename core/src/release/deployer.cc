@@ -131,9 +131,10 @@ Result<BootOrder> Deployer::order(const App &app, SignedSpec spec) {
   return out;
 }
 
-// What the Machine runs now, to be booted again if its next launch spec does not start.
+// What the Machine runs now, or ran when its last boot was cut off: booted again if its next launch spec does
+// not start.
 Result<std::optional<BootOrder>> Deployer::way_back(const App &app, const MachineStatus &m) {
-  if (!m.started()) return std::nullopt;
+  if (!m.started() && !(m.view && m.view->cut_off && m.view->state.current)) return std::nullopt;
   COFFER_TRY(SignedSpec spec, vault_.spec_by_hash(app, m.stored.record, m.view->state.current->spec));
   COFFER_TRY(BootOrder back, order(app, std::move(spec)));
   return back;

@@ -25,6 +25,10 @@ Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
     COFFER_TRY(const auto state, agent_.state(m.record.id));
     if (state) {
       COFFER_TRY(status.view, agent_.view(*state));
+      // An order to start was stored, and whoever gave it died before the boot.
+      if (m.record.desired == Desired::kStarted && state->state == State::kStopped &&
+          !process_alive(state->lease_owner))
+        status.view->cut_off = true;
     }
     status.stored = std::move(m);
     out.push_back(std::move(status));
@@ -43,16 +47,19 @@ Result<MachineStatus> Deployer::machine(const App &app, std::string_view id_or_n
 }
 
 // A creation is acknowledged when its Machine has started; until then its lease is held by the creating
-// process. So a Machine without an instance whose lease is dead was never acknowledged, and neither was a
-// state that the vault does not know.
+// process. So a Machine that never had an instance, and whose lease nobody alive holds, was never
+// acknowledged, and neither was a state that the vault does not know.
 Result<void> Deployer::recover(const App &app) {
   COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
   for (const StoredMachine &m : stored) {
     COFFER_TRY(const auto state, agent_.state(m.record.id));
-    const bool never_ran =
-        state && !state->current && !state->lease_owner.empty() && !process_alive(state->lease_owner);
-    if (never_ran || m.record.desired == Desired::kDestroyed)
+    const bool left = state && !process_alive(state->lease_owner);
+    if ((left && !state->current) || m.record.desired == Desired::kDestroyed)
       COFFER_CHECK(undo_creation(app, m.record.id, 0));
+    else if (left && m.record.desired == Desired::kStopped && state->state != State::kStopped)
+      COFFER_CHECK(agent_.stop(m.record.id));
+    else if (left && !state->lease_owner.empty())
+      COFFER_CHECK(agent_.finish_cut_off(m.record.id));
   }
   COFFER_TRY(const std::vector<MachineState> states, agent_.states());
   for (const MachineState &s : states) {
@@ -64,7 +71,27 @@ Result<void> Deployer::recover(const App &app) {
   return {};
 }
 
+// Boots what a command that was cut off had stopped, or was about to start.
+Result<void> Deployer::resume(const App &app, std::string_view but, std::vector<std::string> &warnings) {
+  COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
+  for (const MachineStatus &m : all) {
+    if (m.stored.record.id == but || m.stored.record.desired != Desired::kStarted) continue;
+    if (!m.view || !m.view->cut_off) continue;
+    COFFER_TRY(const BootOrder next, order(app, m.spec));
+    COFFER_TRY(const auto back, way_back(app, m));
+    const auto booted = agent_.boot(next, back ? &*back : nullptr);
+    if (!booted || booted->failed)
+      warnings.push_back(machine_context(app, m.stored.record) + " was left by a command that was cut off: " +
+                         (booted ? *booted->failed : booted.error()).message);
+  }
+  return {};
+}
+
 Result<void> Deployer::undo_creation(const App &app, const std::string &machine, uint64_t release) {
+  // Said first, so that whoever finds this cut off goes on with it: its app may run by then.
+  if (const auto said = vault_.set_desired(app, machine, Desired::kDestroyed);
+      !said && said.error().code != ErrorCode::kNotFound)
+    return std::unexpected(said.error());
   COFFER_CHECK(keys_.revoke(app.id(), machine));
   COFFER_CHECK(agent_.destroy(machine));
   COFFER_CHECK(vault_.remove_machine(app, machine));
@@ -73,7 +100,9 @@ Result<void> Deployer::undo_creation(const App &app, const std::string &machine,
 }
 
 Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
+  std::vector<std::string> warnings;
   COFFER_CHECK(recover(app));
+  COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(const Manifest manifest, newest(app));
   COFFER_TRY(const std::vector<StoredMachine> others, vault_.machines(app));
   NewSpec spec;
@@ -108,10 +137,15 @@ Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
   }
   COFFER_CHECK(vault_.finish_release(app, release, ReleaseOutcome::kDone));
   COFFER_TRY(MachineStatus status, machine(app, id));
-  return Ran{std::move(status), std::move(booted->warnings)};
+  warnings.insert(warnings.end(), booted->warnings.begin(), booted->warnings.end());
+  return Ran{std::move(status), std::move(warnings)};
 }
 
-Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &m) {
+Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked) {
+  std::vector<std::string> warnings;
+  COFFER_CHECK(recover(app));
+  COFFER_CHECK(resume(app, asked.stored.record.id, warnings));
+  COFFER_TRY(const MachineStatus m, machine(app, asked.stored.record.id));
   COFFER_TRY(const Manifest manifest, newest(app));
   COFFER_TRY(const auto back, way_back(app, m));
   std::vector<NewSpec> specs;
@@ -129,7 +163,8 @@ Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &m) {
     return std::unexpected(std::move(why).in(machine_context(app, m.stored.record)));
   }
   COFFER_TRY(MachineStatus status, machine(app, m.stored.record.id));
-  return Ran{std::move(status), booted->warnings};
+  warnings.insert(warnings.end(), booted->warnings.begin(), booted->warnings.end());
+  return Ran{std::move(status), std::move(warnings)};
 }
 
 Result<void> Deployer::stop(const App &app, const MachineStatus &m) {

@@ -107,6 +107,8 @@ class Agent {
   Result<void> reserve(const AppId &app, std::string_view app_name, const std::string &machine,
                        std::string_view name);
   Result<void> stop(const std::string &machine);
+  // Finishes or undoes what a process that died was doing with the Machine; boots nothing.
+  Result<void> finish_cut_off(const std::string &machine);
   // REQUIRES: the grant was revoked before.  Gone is fine.
   Result<void> destroy(const std::string &machine);
 
@@ -147,6 +149,7 @@ class Agent {
   Result<std::vector<Delivery>> render(const Plan &, const std::vector<OpenedSecret> &) const;
   Result<void> boot_once(Held &, const BootOrder &, const SignedSpec &, std::vector<std::string> &warnings,
                          bool &old_stopped);
+  void note_started(MachineState &) const;  // its `current` runs: the receipt
   void step(const std::string &machine, std::string_view what) const;
   bool cancelled() const;
   CallOptions call_options(uint64_t timeout_ns) const;

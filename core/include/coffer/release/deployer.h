@@ -85,6 +85,7 @@ class Deployer {
  private:
   // Finishes or undoes what a process that died has left: Machines never acknowledged, destroys begun.
   Result<void> recover(const App &);
+  Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
   Result<Vault::Made> make_release(const App &, const Manifest &, std::vector<NewSpec> &,
                                    std::string_view reason);
   Result<BootOrder> order(const App &, SignedSpec spec);
