@@ -1,11 +1,13 @@
 #!/bin/sh
-# house_rules_test.sh SOURCE_DIR LIBCOFFER_CRYPTO.A COFFER_CRYPTO_TEST
+# house_rules_test.sh SOURCE_DIR LIBCOFFER_CRYPTO.A COFFER_CRYPTO_TEST LIBCOFFER_VAULT.A
 #
 # Each rule prints what breaks it.  A rule whose subject is gone fails too: a grep over nothing proves nothing.
 set -u
+export LC_ALL=C
 cd "$1" || exit 2
 crypto_library=$2
 crypto_program=$3
+vault_library=$4
 nm=${NM:-nm}
 broken=0
 
@@ -49,6 +51,20 @@ lines=$(find core/src/crypto -type f \( -name '*.h' -o -name '*.cc' \) ! -name '
 symbols=$("$nm" -C "$crypto_library") || fail "no symbols of $crypto_library"
 case $symbols in *HpkeSender::seal*) ;; *) fail "libcoffer_crypto.a has no HpkeSender" ;; esac
 case $symbols in *HpkeReceiver*) fail "libcoffer_crypto.a has HpkeReceiver" ;; esac
+
+# The vault seals and stores; what opens is not among what it defines or calls.
+symbols=$("$nm" -C "$vault_library") || fail "no symbols of $vault_library"
+case $symbols in *Sealer::seal*) ;; *) fail "libcoffer_vault.a has no Sealer" ;; esac
+case $symbols in *Opener* | *HpkeReceiver*) fail "libcoffer_vault.a knows something that opens" ;; esac
+
+# reveal() is the only door out of SecretBytes: each use of it is looked at once and then listed here.
+uses=$(sources | grep -v '_test\.cc$' | grep -E '^(core|cli|plugins)/' | xargs grep -oE '(\.|->)reveal\(\)' |
+  cut -d: -f1 | sort | uniq -c | awk '{print $1, $2}')
+listed=$(grep -v '^#' tests/house/reveal_uses.txt)
+[ "$uses" = "$listed" ] || {
+  fail "reveal() is used in other places than tests/house/reveal_uses.txt lists: check that nothing leaks there, then list it"
+  echo "$uses" | diff tests/house/reveal_uses.txt - | grep '^[<>]'
+}
 
 # Botan linked statically takes its memory from the arena, and its own locked pool is not linked.
 symbols=$("$nm" -C "$crypto_program") || fail "no symbols of $crypto_program"
