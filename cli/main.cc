@@ -20,7 +20,9 @@ using namespace coffer::cli;
 // Nobody reads our memory: no core dump, no debugger of the same user.
 void harden() {
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  const rlimit none{0, 0};
+  // 1, not 0: Machines and commands inherit it, and where core_pattern is a pipe the kernel ignores 0 but
+  // starts no handler at 1.  The supervisor of a Machine could not raise a hard limit of 0 again.
+  const rlimit none{1, 1};
   setrlimit(RLIMIT_CORE, &none);
   std::signal(SIGPIPE, SIG_IGN);  // a Machine that ends while it gets its frame must not end us
 }
