@@ -111,46 +111,47 @@ eventually() {
   done
 }
 
-# The forms in which TEXT could lie somewhere, one a line: itself, hex, and base64 at each of the three places that it
-# can have in a longer text.  REQUIRES: TEXT without a newline and of 8 bytes or more.
+# forms TEXT: the forms in which TEXT could lie somewhere, one a line: itself, hex, and base64 at each of the three
+# places that it can have in a longer text.  Several TEXTs: a line each.  REQUIRES: 8 bytes or more each.
 forms() {
-  local text=$1 hex shift b64
-  echo "$text"
-  hex=$(printf %s "$text" | od -An -v -tx1 | tr -d ' \n')
-  printf '%s\n%s\n' "$hex" "${hex^^}"
-  for shift in 0 1 2; do
-    # The characters that the neighbours of TEXT could change are cut off.
-    b64=$(printf '%*s%s' "$shift" '' "$text" | base64 -w0)
-    b64=${b64:$(((shift * 8 + 5) / 6))}
-    b64=${b64%%=*}
-    printf '%s\n%s\n' "${b64%??}" "$(printf %s "${b64%??}" | tr '+/' '-_')"
-  done
+  local text hex shift b64
+  while IFS= read -r text; do
+    hex=$(printf %s "$text" | od -An -v -tx1 | tr -d ' \n')
+    printf '%s\n%s\n%s\n' "$text" "$hex" "${hex^^}"
+    for shift in 0 1 2; do
+      # The characters that the neighbours of TEXT could change are cut off.
+      b64=$(printf '%*s%s' "$shift" '' "$text" | base64 -w0)
+      b64=${b64:$(((shift * 8 + 5) / 6))}
+      b64=${b64%%=*}
+      b64=${b64%??}
+      printf '%s\n%s\n' "$b64" "$(printf %s "$b64" | tr '+/' '-_')"
+    done
+  done <<<"$1"
 }
 
 # nowhere TEXT PATH...: TEXT is in no file below the PATHs, in none of its forms, and neither in any name of a file or
 # output of expect_code.  A control with all forms lies in each PATH (a folder) meanwhile and must be found.
 nowhere() {
-  local text=$1 path found
+  local patterns path found names controls=()
+  patterns=$(forms "$1" | sort -u)
   shift
-  # The patterns go through a pipe: in an argument they could be found themselves.
-  local controls=()
   for path in "$@" "$OUTPUTS"; do
     controls+=("$(mktemp "$path/control.XXXXXXXX")")
-    forms "$text" >"${controls[-1]}"
+    echo "$patterns" >"${controls[-1]}"
   done
-  local count
-  count=$(forms "$text" | sort -u | grep -c .)
+  # The patterns go through a pipe: in an argument they could be found themselves.
+  found=$(grep -rlasF -D skip -f <(echo "$patterns") -- "$@" "$OUTPUTS" | sort -u) || true
+  names=$(find "$@" 2>/dev/null | grep -aFf <(echo "$patterns")) || true
   for path in "${controls[@]}"; do
-    [ "$(grep -caFf <(forms "$text") "$path")" -ge "$count" ] || failed "a form is not found where it is"
-  done
-  found=$(grep -rlasF -D skip -f <(forms "$text") -- "$@" "$OUTPUTS" | sort -u) || true
-  local names
-  names=$(find "$@" 2>/dev/null | grep -aFf <(forms "$text")) || true
-  rm -f "${controls[@]}"
-  for path in "${controls[@]}"; do
+    # Each form alone is found where it is, and the search has come by here.
+    local pattern
+    while IFS= read -r pattern; do
+      grep -qaFf <(echo "$pattern") "$path" || failed "a form is not found where it is"
+    done <<<"$patterns"
     grep -qxF -- "$path" <<<"$found" || failed "the control in ${path%/*} was not found"
     found=$(grep -vxF -- "$path" <<<"$found") || true
   done
+  rm -f "${controls[@]}"
   [ -z "$found" ] || failed "a value is in: $found"
   [ -z "$names" ] || failed "a value is in a file's name"
 }
