@@ -212,7 +212,7 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
   CLI::App *vault = group("vault", "check and move the vault");
   command(vault, "check", "read and verify everything, change nothing", "  coffer vault check");
   c = command(vault, "migrate", "move the vault to another storage backend, without opening a value",
-              "  coffer vault migrate --to new/engine.toml");
+              "  coffer vault migrate --to $COFFER_HOME/file.toml");
   c->add_option("--to", a.to, "engine config that names the new storage")
       ->type_name("ENGINE_FILE")
       ->required();
