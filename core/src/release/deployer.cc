@@ -44,30 +44,50 @@ Result<void> Deployer::destroy_app(const App &app) {
 
 // ---- secrets ----
 
-Result<Manifest> Deployer::newest(const App &app) {
-  COFFER_TRY(Manifest head, vault_.newest(app));
-  COFFER_TRY(const auto seen, keys_.seen(app.id()));
-  if (seen && seen->version == head.version() && seen->header == head.head.hash) return head;
-  if (seen && head.version() <= seen->version) {
-    const bool fork = head.version() == seen->version;
-    return fail(ErrorCode::kDataLoss,
-                "App " + app.name() + ": manifest " + std::to_string(head.version()) +
-                    (fork ? " is not the one that has been seen under this number"
-                          : " is the vault's newest, but version " + std::to_string(seen->version) +
-                                " has been seen"),
-                "The vault was rolled back: put the newer copy back, or restore a backup.");
+// REQUIRES: `seen` was asked for before `head` was read.  Other processes go on writing, so the newest one
+// seen now may well be newer than a head read before.
+Result<void> Deployer::check_fresh(const App &app, const std::optional<SeenHead> &seen,
+                                   const Manifest &head) const {
+  if (!seen || head.version() > seen->version) return {};
+  if (head.version() == seen->version && head.head.hash == seen->header) return {};
+  const bool fork = head.version() == seen->version;
+  return fail(
+      ErrorCode::kDataLoss,
+      "App " + app.name() + ": manifest " + std::to_string(head.version()) +
+          (fork ? " is not the one that has been seen under this number"
+                : " is the vault's newest, but version " + std::to_string(seen->version) + " has been seen"),
+      "The vault was rolled back: put the newer copy back, or restore a backup.");
+}
+
+// The manifests up to `version` become the ones that have been seen.
+Result<void> Deployer::report(const App &app, std::optional<SeenHead> seen, uint64_t version) {
+  while (!seen || seen->version < version) {
+    COFFER_TRY(const std::vector<Bytes> headers, vault_.headers(app, seen ? seen->version + 1 : 1, version));
+    const auto reported = keys_.advance(app.id(), headers);
+    if (reported) return {};
+    // Refused also when another process has reported newer ones meanwhile.
+    COFFER_TRY(const auto now, keys_.seen(app.id()));
+    if (now == seen) return std::unexpected(Error(reported.error()).in("App " + app.name()));
+    seen = now;
   }
-  COFFER_TRY(const std::vector<Bytes> headers, vault_.headers(app, seen ? seen->version : 1, head.version()));
-  if (auto reported = keys_.advance(app.id(), headers); !reported)
-    return std::unexpected(std::move(reported).error().in("App " + app.name()));
+  return {};
+}
+
+Result<Manifest> Deployer::newest(const App &app) {
+  COFFER_TRY(const auto seen, keys_.seen(app.id()));
+  COFFER_TRY(Manifest head, vault_.newest(app));
+  COFFER_CHECK(check_fresh(app, seen, head));
+  COFFER_CHECK(report(app, seen, head.version()));
   return head;
 }
 
 Result<Written> Deployer::write(const App &app, const std::vector<SealedSecret> &set,
                                 const std::vector<std::string> &unset) {
-  COFFER_CHECK(newest(app));  // refuses to build on a vault that was rolled back
-  COFFER_TRY(Written written, vault_.write(app, set, unset, who_));
-  COFFER_CHECK(newest(app));  // reports the new head
+  COFFER_TRY(const auto seen, keys_.seen(app.id()));
+  COFFER_TRY(Written written, vault_.write(app, set, unset, who_, [&](const Manifest &base) {
+    return check_fresh(app, seen, base);
+  }));
+  COFFER_CHECK(report(app, seen, written.manifest.version()));
   return written;
 }
 

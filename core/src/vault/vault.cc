@@ -134,8 +134,9 @@ Result<App> Vault::app(std::string_view name) const {
                 "Create it with `coffer apps create " + std::string(name) + "`, or see `coffer apps list`.");
   const auto load = [&]() -> Result<App> {
     App out;
-    COFFER_TRY(const ByteSpan entry, open_signed(stored->value, kAppLabel, pins_.writers));
-    COFFER_TRY(out.entry, decode_app(entry));
+    const auto entry = open_signed(stored->value, kAppLabel, pins_.writers);
+    if (!entry) return std::unexpected(Error(entry.error()).in("directory entry"));
+    COFFER_TRY(out.entry, decode_app(*entry));
     if (out.entry.name != name) return fail(ErrorCode::kDataLoss, "directory entry belongs to another App");
     COFFER_TRY(const auto key, storage_.get(layout::space(out.id()), layout::kKeyKey));
     if (!key) return missing("App key record");
@@ -170,9 +171,12 @@ Result<Bytes> Vault::immutable(const App &app, std::string_view kind, const Hash
   return std::move(stored->value);
 }
 
-Result<Manifest> Vault::load(const App &app, Bytes envelope, uint64_t revision) const {
+// `what`: the envelope's place, for errors.
+Result<Manifest> Vault::load(const App &app, std::string_view what, Bytes envelope, uint64_t revision) const {
   Manifest m;
-  COFFER_TRY(m.head, open_header(envelope, pins_.writers, app.id()));
+  auto head = open_header(envelope, pins_.writers, app.id());
+  if (!head) return std::unexpected(std::move(head).error().in(what));
+  m.head = *std::move(head);
   m.envelope = std::move(envelope);
   m.revision = revision;
   const std::string context = "manifest " + std::to_string(m.version());
@@ -194,7 +198,7 @@ Result<Manifest> Vault::newest(const App &app) const {
   const auto read = [&]() -> Result<Manifest> {
     COFFER_TRY(auto stored, storage_.get(layout::space(app.id()), layout::kHeadKey));
     if (!stored) return missing("manifest head");
-    return load(app, std::move(stored->value), stored->revision);
+    return load(app, "manifest head", std::move(stored->value), stored->revision);
   };
   auto m = read();
   if (!m) return std::unexpected(std::move(m).error().in(app_context(app.name())));
@@ -205,7 +209,8 @@ Result<Manifest> Vault::at(const App &app, uint64_t version) const {
   const auto read = [&]() -> Result<Manifest> {
     COFFER_TRY(auto stored, storage_.get(layout::space(app.id()), layout::header(version)));
     if (!stored) return missing("manifest header " + std::to_string(version));
-    COFFER_TRY(Manifest m, load(app, std::move(stored->value), stored->revision));
+    COFFER_TRY(Manifest m, load(app, "manifest header " + std::to_string(version), std::move(stored->value),
+                                stored->revision));
     if (m.version() != version)
       return fail(ErrorCode::kDataLoss,
                   "manifest header " + std::to_string(version) + " is that of another version");
@@ -263,7 +268,8 @@ Result<ManifestProof> Vault::proof(const App &app, const Manifest &m,
 }
 
 Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &set,
-                             const std::vector<std::string> &unset, std::string_view who) {
+                             const std::vector<std::string> &unset, std::string_view who,
+                             const std::function<Result<void>(const Manifest &)> &accept) {
   for (const SealedSecret &s : set) {
     COFFER_TRY(const Record record, decode_record(s.record));
     if (record.epoch != app.key.epoch || sha256(s.record) != s.hash)
@@ -273,6 +279,7 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
   const std::string space = layout::space(app.id());
   for (int tries = 0; tries < kMaxTries; ++tries) {
     COFFER_TRY(Manifest old, newest(app));
+    if (accept) COFFER_CHECK(accept(old));
     Written out;
     Manifest next;
     Header &header = next.head.header;

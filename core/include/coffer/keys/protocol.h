@@ -69,6 +69,7 @@ Bytes answer_info(const Hash &request);
 struct SeenHead {
   uint64_t version = 0;
   Hash header{};
+  bool operator==(const SeenHead &) const = default;
 };
 
 // What the API may ask of the key service: it can have keys made and rights granted, and opens nothing.

@@ -83,8 +83,11 @@ class Deployer {
                          const std::function<Result<void>(const std::vector<Delivery> &)> &body);
 
  private:
+  Result<void> check_fresh(const App &, const std::optional<SeenHead> &, const Manifest &) const;
+  Result<void> report(const App &, std::optional<SeenHead>, uint64_t version);
   // Finishes or undoes what a process that died has left: Machines never acknowledged, destroys begun.
   Result<void> recover(const App &);
+  Result<void> check_fresh(const App &, const std::vector<StoredMachine> &) const;
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
   Result<Vault::Made> make_release(const App &, const Manifest &, std::vector<NewSpec> &,
                                    std::string_view reason);

@@ -78,8 +78,10 @@ class Vault {
   // ---- secrets ----
   Result<Manifest> newest(const App &) const;
   Result<Manifest> at(const App &, uint64_t version) const;
+  // `accept` may refuse the manifest that the write would build on; then nothing is written.
   Result<Written> write(const App &, const std::vector<SealedSecret> &set,
-                        const std::vector<std::string> &unset, std::string_view who);
+                        const std::vector<std::string> &unset, std::string_view who,
+                        const std::function<Result<void>(const Manifest &)> &accept = {});
   Result<ManifestProof> proof(const App &, const Manifest &, const std::vector<std::string> &names) const;
   Result<Bytes> record(const App &, const Entry &) const;
   // Signed headers first..last, both included.
@@ -116,7 +118,7 @@ class Vault {
   Vault(Storage storage, SigningKey writer, Pins pins)
       : storage_(std::move(storage)), writer_(std::move(writer)), pins_(std::move(pins)) {}
   Result<uint64_t> commit(std::string_view space, Batch batch);
-  Result<Manifest> load(const App &, Bytes envelope, uint64_t revision) const;
+  Result<Manifest> load(const App &, std::string_view what, Bytes envelope, uint64_t revision) const;
   Result<Bytes> immutable(const App &, std::string_view kind, const Hash &) const;
   Result<void> sweep(const App &, const Manifest &);
   void check_app(const AppEntry &, std::vector<Finding> &) const;
