@@ -252,9 +252,11 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
     while (!asked->get_subcommands().empty()) asked = asked->get_subcommands().front();
     std::string what = "wrong usage";
     const std::string kind = e.get_name();
+    // CLI11 names this one after the command.
+    const bool extras = e.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError);
     if (kind == "RequiredError")
       what = commands.contains(asked) ? "something required is missing" : "a command is missing";
-    else if (kind == "ExtrasError" || kind == "ArgumentMismatch") {
+    else if (extras || kind == "ArgumentMismatch") {
       what = "unexpected argument";
       for (size_t i = 0; i < arguments.size(); ++i)
         if (const std::string &x = arguments[i]; x.starts_with("-") && x.size() > 1) {
