@@ -317,27 +317,45 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
     return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs launch spec " +
                                          std::to_string(m.current->spec_number) + " already, which is newer");
   bool old_stopped = m.state == State::kStarting;  // by a boot that was cut off
-  const auto forget_pending = [&]() -> Result<void> {
-    if (!m.pending) return {};
-    if (!m.pending->handle.empty()) m.leftovers.push_back(m.pending->handle);
+  // What cannot be removed now is removed later: the way back comes first.
+  const auto forget_pending = [&] {
+    if (!m.pending) return;
+    if (m.pending->handle.empty()) {
+      // Its creation failed, or only the answer was lost.
+      const auto rt = runtime();
+      const auto found = rt ? (*rt)->list({{"coffer.instance", m.pending->instance_id}})
+                            : Result<std::vector<InstanceStatus>>(std::unexpected(rt.error()));
+      if (!found) return out.warnings.push_back(found.error().message);
+      for (const InstanceStatus &s : *found) m.leftovers.push_back(s.handle);
+    } else {
+      m.leftovers.push_back(m.pending->handle);
+    }
     m.pending.reset();
-    return clear_leftovers(held);
+    (void)clear_leftovers(held);
+  };
+  // It may not have been stopped yet, or not let itself be stopped; or its app had ended long before.
+  const auto old_runs = [&] {
+    if (!m.current) return false;
+    const auto rt = runtime();
+    const auto old = rt ? (*rt)->inspect(m.current->handle) : std::unexpected(rt.error());
+    if (!old) return !old_stopped && m.state == State::kStarted;
+    return old->state == COFFER_M_STARTED || old->state == COFFER_M_STARTING;
   };
   auto booted = boot_once(held, next, spec, out.warnings, old_stopped);
   if (!booted) {
     out.failed = booted.error();
-    COFFER_CHECK(forget_pending());
-    if (!old_stopped) {
-      out.went_back = m.current && m.state == State::kStarted;
-      if (!out.went_back) m.state = State::kFailed;
-    } else if (way_back) {
+    forget_pending();
+    if (old_runs()) {
+      out.went_back = true;
+      m.state = State::kStarted;
+    } else if (old_stopped && way_back) {
       step(m.machine, "going back to the previous launch spec");
       COFFER_TRY(const SignedSpec previous, open_spec(way_back->spec, config_.writers));
       std::vector<std::string> seen_before;
       auto back = boot_once(held, *way_back, previous, seen_before, old_stopped);
       out.went_back = back.has_value();
       if (!back) {
-        COFFER_CHECK(forget_pending());
+        forget_pending();
         m.state = State::kFailed;
         out.failed->message += "; and the previous launch spec did not start either: " + back.error().message;
       }

@@ -1,0 +1,782 @@
+// The agent over a runtime of files: the order of a boot, each step failing, leases, and a key service that
+// lies.
+#include <signal.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "coffer/agent/agent.h"
+#include "coffer/base/process.h"
+#include "coffer/crypto/hpke_sender.h"
+#include "fakes.h"
+#include "state.h"
+
+namespace coffer {
+namespace {
+
+using fakes::calls;
+using fakes::fail_next;
+using fakes::Fails;
+using fakes::ok;
+using fakes::position;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+
+constexpr std::string_view kMachine = "0123456789abcd";
+const std::string kDead = "00000000-0000-0000-0000-000000000000:1:1";  // of another boot
+
+template <size_t N>
+std::array<uint8_t, N> filled(uint8_t byte) {
+  std::array<uint8_t, N> a;
+  a.fill(byte);
+  return a;
+}
+
+// Answers what it is asked for from a list, and lies on demand.  It notes its calls where the runtime notes
+// its.
+class FakeKeys : public BootKeys {
+ public:
+  explicit FakeKeys(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+  Result<Bytes> token(ByteSpan signed_request) override {
+    fakes::note_call(folder_, "token");
+    COFFER_TRY(const ByteSpan payload, open_signed(signed_request, kTokenRequestLabel, {&host_, 1}));
+    COFFER_TRY(const TokenRequest request, decode_token_request(payload));
+    if (token_fails) return fail(ErrorCode::kPermissionDenied, "the grant was revoked");
+    last_instance = request.instance_id;
+    return Bytes{1, 2, 3};
+  }
+  Result<Bytes> open(ByteSpan signed_request) override {
+    fakes::note_call(folder_, "open");
+    if (before_open) before_open();
+    COFFER_TRY(const ByteSpan payload, open_signed(signed_request, kOpenRequestLabel, {&host_, 1}));
+    COFFER_TRY(const OpenRequest request, decode_open_request(payload));
+    if (open_fails > 0 && open_fails-- > 0) return fail(open_error, "told to fail");
+    std::vector<OpenedSecret> opened;
+    for (const auto &[name, record] : request.records)
+      opened.push_back({name, SecretBytes::copy_of(as_bytes(values.at(name)))});
+    if (lie == "fewer") opened.pop_back();
+    if (lie == "another name") opened.front().name = "ANOTHER";
+    OpenAnswer answer;
+    answer.request = lie == "another request" ? Hash{} : sha256(signed_request);
+    auto sender = HpkeSender::setup(request.ephemeral, answer_info(answer.request));
+    answer.enc = sender->enc();
+    answer.ciphertext = *sender->seal(answer.request, encode_opened(opened).reveal());
+    if (lie == "flipped bit") answer.ciphertext.front() ^= 1;
+    return sign(lie == "another signer" ? stranger_ : identity, kOpenAnswerLabel, encode(answer));
+  }
+
+  std::map<std::string, std::string> values;
+  const SigningKey identity = *SigningKey::from_seed(filled<32>(2));
+  std::string lie, last_instance;
+  bool token_fails = false;
+  int open_fails = 0;
+  ErrorCode open_error = ErrorCode::kUnavailable;
+  std::function<void()> before_open;
+
+ private:
+  std::filesystem::path folder_;
+  const SigningKey stranger_ = *SigningKey::from_seed(filled<32>(9));
+  const PublicKey host_ = SigningKey::from_seed(filled<32>(3))->public_key();
+};
+
+// One host.  All of it can be made again on the same folder by another process.
+class Host {
+ public:
+  explicit Host(const std::filesystem::path &at)
+      : folder(at), machines(at / "runtime"), keys(at / "runtime") {
+    std::filesystem::create_directories(folder / "runtime");
+  }
+
+  Result<Storage> open_store() const {
+    return Storage::open(fakes::plugin("storage-sqlite", {{"path", (folder / "agent.db").string()}}));
+  }
+  Agent agent(int cancel_fd = -1) {
+    return Agent::create({.open_store = [this] { return open_store(); },
+                          .open_runtime =
+                              [this] {
+                                return Runtime::open(
+                                    fakes::plugin("runtime-files", {{"path", machines.folder().string()}}));
+                              },
+                          .open_injectors = []() -> Result<std::vector<Injector>> {
+                            std::vector<Injector> all;
+                            for (const char *name : {"inject-file", "inject-env"}) {
+                              COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
+                              all.push_back(std::move(i));
+                            }
+                            return all;
+                          },
+                          .host_key = *SigningKey::from_seed(filled<32>(3)),
+                          .writers = {writer.public_key()},
+                          .identity = keys.identity.public_key(),
+                          .keys = &keys,
+                          .cancel_fd = cancel_fd,
+                          .progress = {}});
+  }
+
+  // Launch spec NUMBER with these secrets.
+  BootOrder order(uint64_t number, const std::map<std::string, std::string> &secrets,
+                  MachineConfig config = {}) {
+    LaunchSpec spec;
+    spec.app_id = filled<16>(1);
+    spec.machine = kMachine;
+    spec.number = spec.version = spec.release = number;
+    config.name = "web-1";
+    config.image = "host";
+    spec.config = std::move(config);
+    BootOrder o;
+    o.app = "web";
+    o.spec = sign(writer, kLaunchSpecLabel, encode(spec));
+    for (const auto &[name, value] : secrets) {
+      Entry e;
+      e.name = name;
+      e.version = number;
+      e.flags = value_flags(name, SecretBytes::copy_of(as_bytes(value)));
+      o.secrets.push_back(e);
+      keys.values[name] = value;
+    }
+    o.fetch = [](const std::vector<std::string> &names) -> Result<BootOrder::Sealed> {
+      BootOrder::Sealed sealed;
+      for (const std::string &name : names) sealed.records.emplace_back(name, Bytes{0});
+      return sealed;
+    };
+    return o;
+  }
+  Hash hash(const BootOrder &o) const { return sha256(o.spec); }
+
+  std::filesystem::path folder;
+  fakes::Instances machines;
+  FakeKeys keys;
+  const SigningKey writer = *SigningKey::from_seed(filled<32>(1));
+};
+
+class AgentTest : public testing::Test {
+ protected:
+  MachineState state() {
+    const auto s = agent_.state(std::string(kMachine));
+    EXPECT_TRUE(ok(s));
+    EXPECT_TRUE(s && s->has_value());
+    return s && *s ? **s : MachineState{};
+  }
+  MachineView view() {
+    const auto v = agent_.view(state());
+    EXPECT_TRUE(ok(v));
+    return v ? *v : MachineView{};
+  }
+  void store(const MachineState &s) {
+    Batch b;
+    b.put(s.machine, encode(s));
+    const auto kept = host_.open_store();
+    ASSERT_TRUE(kept && kept->commit(kMachinesSpace, b));
+  }
+  // An instance of the Machine, as a boot that was cut off has left it.
+  InstanceRecord left_behind(const std::string &id, std::string_view in_state, const BootOrder &order,
+                             uint64_t number) {
+    machines_.set(id, "state", in_state);
+    machines_.set(id, "name", "web-1");
+    machines_.set(id, "label-coffer.instance", id);
+    machines_.set(id, "label-coffer.machine", kMachine);
+    InstanceRecord r;
+    r.instance_id = id;
+    r.spec = host_.hash(order);
+    r.spec_number = r.version = r.release = number;
+    return r;
+  }
+  BootOutcome booted(const BootOrder &next, const BootOrder *way_back = nullptr) {
+    auto out = agent_.boot(next, way_back);
+    EXPECT_TRUE(ok(out));
+    return out ? *std::move(out) : BootOutcome{};
+  }
+  // Nothing is left of any boot but `instance`, and nobody holds the Machine.
+  void expect_clean(const std::vector<std::string> &instances) {
+    EXPECT_EQ(machines_.all(), instances);
+    const MachineState s = state();
+    EXPECT_EQ(s.lease_owner, "");
+    EXPECT_FALSE(s.pending);
+    EXPECT_THAT(s.leftovers, IsEmpty());
+  }
+
+  fakes::Folder folder_;
+  Host host_{folder_.path()};
+  fakes::Instances &machines_ = host_.machines;
+  FakeKeys &keys_ = host_.keys;
+  Agent agent_ = host_.agent();
+};
+
+// ---- a boot ----
+
+TEST_F(AgentTest, TheAppGetsExactBytesAsVariablesAndFiles) {
+  const std::string odd = "a=\"b\"\n'c'\x01\xc3\xa9 $(x) \\";
+  MachineConfig config;
+  config.argv = {"app", "--flag"};
+  config.env = {{"PLAIN", "yes"}};
+  config.files = {{"/run/secrets/key", "KEY", "", 0440, FileEncoding::kRaw, false, false, 0, 0},
+                  {"/run/both", "BOTH", "", 0400, FileEncoding::kBase64, true, false, 0, 0},
+                  {"/etc/motd", "", "hello", 0444, FileEncoding::kRaw, false, false, 0, 0}};
+  const std::string with_nul("x\0y", 3);
+  const BootOutcome out = booted(host_.order(1, {{"ODD", odd}, {"KEY", with_nul}, {"BOTH", "QUJD"}}, config));
+  ASSERT_FALSE(out.failed) << out.failed->message;
+  const std::string id = machines_.of(kMachine);
+  EXPECT_EQ(machines_.get(id, "env-ODD"), odd);
+  EXPECT_EQ(machines_.get(id, "env-PLAIN"), "yes");
+  EXPECT_EQ(machines_.get(id, "env-BOTH"), "QUJD");
+  EXPECT_EQ(machines_.get(id, "env-KEY"), std::nullopt);  // a file only
+  EXPECT_EQ(machines_.get(id, "file-,run,secrets,key"), with_nul);
+  EXPECT_EQ(machines_.get(id, "mode-,run,secrets,key"), std::to_string(0440));
+  EXPECT_EQ(machines_.get(id, "file-,run,both"), "ABC");
+  EXPECT_EQ(machines_.get(id, "file-,etc,motd"), "hello");
+  EXPECT_EQ(machines_.get(id, "argv"), "app\n--flag\n");
+  EXPECT_EQ(machines_.get(id, "env-COFFER_APP_NAME"), "web");
+  EXPECT_EQ(machines_.get(id, "env-COFFER_MACHINE_ID"), kMachine);
+}
+
+TEST_F(AgentTest, NothingIsOpenedBeforeCreateAndTheOldInstanceRunsUntilThen) {
+  const BootOrder first = host_.order(1, {{"A", "1"}}), second = host_.order(2, {{"A", "2"}});
+  booted(first);
+  const std::string old = machines_.of(kMachine);
+  fakes::forget_calls(machines_.folder());
+  booted(second, &first);
+  const std::string fresh = machines_.of(kMachine);
+  EXPECT_NE(old, fresh);
+  EXPECT_THAT(calls(machines_.folder()), ElementsAre("create " + fresh, "token", "open", "stop " + old,
+                                                     "start " + fresh, "destroy " + old));
+  EXPECT_EQ(machines_.get(fresh, "env-A"), "2");
+  EXPECT_EQ(keys_.last_instance, fresh);
+  expect_clean({fresh});
+}
+
+TEST_F(AgentTest, AStartedMachineHasAReceiptSignedByItsHost) {
+  const BootOrder order = host_.order(7, {{"A", "1"}});
+  booted(order);
+  const MachineState s = state();
+  EXPECT_EQ(s.state, State::kStarted);
+  EXPECT_EQ(s.last_good, host_.hash(order));
+  EXPECT_EQ(s.current->version, 7u);
+  const PublicKey host = agent_.host();
+  const auto payload = open_signed(s.receipt, kReceiptLabel, {&host, 1});
+  ASSERT_TRUE(ok(payload));
+  EXPECT_THAT(std::string(as_text(*payload)), HasSubstr(s.current->instance_id));
+}
+
+TEST_F(AgentTest, OnlyLaunchSpecsOfAPinnedWriterAreBooted) {
+  BootOrder order = host_.order(1, {{"A", "1"}});
+  order.spec.back() ^= 1;
+  EXPECT_THAT(agent_.boot(order, nullptr), Fails(ErrorCode::kDataLoss, "signature"));
+  EXPECT_THAT(machines_.all(), IsEmpty());
+  EXPECT_FALSE(agent_.state(std::string(kMachine))->has_value());
+}
+
+TEST_F(AgentTest, AnOlderLaunchSpecIsRefusedAndBootAgainIsTheWayBack) {
+  const BootOrder first = host_.order(1, {{"A", "1"}}), second = host_.order(2, {{"A", "2"}});
+  booted(first);
+  booted(second, &first);
+  const std::string running = machines_.of(kMachine);
+  EXPECT_THAT(agent_.boot(first, nullptr), Fails(ErrorCode::kAborted, "newer"));
+  expect_clean({running});
+  EXPECT_EQ(machines_.get(running, "state"), "started");
+
+  keys_.values["A"] = "1";
+  const auto back = agent_.boot_again(first);
+  ASSERT_TRUE(ok(back));
+  EXPECT_FALSE(back->failed);
+  EXPECT_EQ(state().current->spec, host_.hash(first));
+  expect_clean({machines_.of(kMachine)});
+}
+
+TEST_F(AgentTest, APlainVariableThatASecretHidesIsWarnedOf) {
+  MachineConfig config;
+  config.env = {{"A", "plain"}, {"B", "plain"}};
+  const BootOutcome out = booted(host_.order(1, {{"A", "secret"}}, config));
+  EXPECT_FALSE(out.failed);
+  EXPECT_THAT(out.warnings, ElementsAre("variable A is set both plainly and as a secret: the secret wins"));
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "env-A"), "secret");
+}
+
+// ---- what is refused before an instance exists ----
+
+TEST_F(AgentTest, AValueThatNoVariableCanHoldIsRefusedBeforeCreate) {
+  for (const std::string &value : {std::string("a\0b", 3), std::string(131071, 'x')}) {
+    const BootOutcome out = booted(host_.order(1, {{"BIG", value}}));
+    ASSERT_TRUE(out.failed);
+    EXPECT_EQ(out.failed->code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(out.failed->message, HasSubstr("secret BIG cannot be an environment variable"));
+    EXPECT_THAT(out.failed->remedy, HasSubstr("--file"));
+  }
+  EXPECT_THAT(calls(machines_.folder()), IsEmpty());
+  expect_clean({});
+}
+
+TEST_F(AgentTest, ASecretThatAFileNeedsAndNobodyHasSetIsNamedBeforeCreate) {
+  MachineConfig config;
+  config.files = {{"/run/key", "ABSENT", "", 0400, FileEncoding::kRaw, false, false, 0, 0}};
+  const BootOutcome out = booted(host_.order(1, {{"A", "1"}}, config));
+  ASSERT_TRUE(out.failed);
+  EXPECT_EQ(out.failed->code, ErrorCode::kNotFound);
+  EXPECT_THAT(out.failed->message, HasSubstr("ABSENT"));
+  EXPECT_THAT(calls(machines_.folder()), IsEmpty());
+}
+
+TEST_F(AgentTest, AFileThatNeedsBase64IsRefusedBeforeCreate) {
+  MachineConfig config;
+  config.files = {{"/run/key", "KEY", "", 0400, FileEncoding::kBase64, false, false, 0, 0}};
+  const BootOutcome out = booted(host_.order(1, {{"KEY", "not base64!"}}, config));
+  ASSERT_TRUE(out.failed);
+  EXPECT_EQ(out.failed->code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(out.failed->message, HasSubstr("secret KEY is not base64"));
+  EXPECT_THAT(out.failed->message, Not(HasSubstr("not base64!")));
+  EXPECT_THAT(calls(machines_.folder()), IsEmpty());
+}
+
+TEST_F(AgentTest, FlagsThatLieAreNoticedAfterOpenAndNothingIsLeft) {
+  BootOrder order = host_.order(1, {{"BIG", std::string("a\0b", 3)}});
+  order.secrets.front().flags = kEnvOk;
+  const BootOutcome out = booted(order);
+  ASSERT_TRUE(out.failed);
+  EXPECT_THAT(out.failed->message, HasSubstr("BIG"));
+  EXPECT_EQ(position(calls(machines_.folder()), "start"), -1);
+  expect_clean({});
+}
+
+TEST_F(AgentTest, AnEnvironmentOverTwoMebibytesIsRefusedAndItsInstanceRemoved) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  const std::string old = machines_.of(kMachine);
+  std::map<std::string, std::string> many;
+  for (int i = 0; i < 17; ++i) many["V" + std::to_string(i)] = std::string(128000, 'x');
+  const BootOutcome out = booted(host_.order(2, many), &first);
+  ASSERT_TRUE(out.failed);
+  EXPECT_THAT(out.failed->message, HasSubstr("2 MiB"));
+  EXPECT_TRUE(out.went_back);
+  EXPECT_GE(position(calls(machines_.folder()), "open"), 0);
+  expect_clean({old});
+  EXPECT_EQ(machines_.get(old, "state"), "started");
+}
+
+// ---- each step fails ----
+
+struct Failure {
+  const char *what;
+  int nth;
+  bool after;
+  const char *old_is;  // "kept": runs on; "back": its launch spec is booted again
+};
+void PrintTo(const Failure &f, std::ostream *out) {
+  *out << f.what << " " << f.nth << (f.after ? " after its effect" : "");
+}
+
+class AgentFailure : public AgentTest, public testing::WithParamInterface<Failure> {
+ protected:
+  void arm() {
+    const Failure &f = GetParam();
+    if (std::string_view(f.what) == "token")
+      keys_.token_fails = true;
+    else if (std::string_view(f.what) == "open")
+      keys_.open_fails = 1000;
+    else
+      fail_next(machines_.folder(), f.what, f.nth, ErrorCode::kUnavailable, f.after);
+  }
+  void disarm() {
+    keys_.token_fails = false;
+    keys_.open_fails = 0;
+  }
+};
+
+TEST_P(AgentFailure, LeavesTheOldInstanceOrBootsItsLaunchSpecAgain) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  BootOrder second = host_.order(2, {{"A", "1"}, {"B", "2"}});
+  booted(first);
+  const std::string old = machines_.of(kMachine);
+  arm();
+  const BootOutcome out = booted(second, &first);
+  ASSERT_TRUE(out.failed);
+  EXPECT_TRUE(out.went_back) << out.failed->message;
+  const std::string running = machines_.of(kMachine);
+  expect_clean({running});
+  EXPECT_EQ(machines_.get(running, "state"), "started");
+  EXPECT_EQ(running == old, std::string_view(GetParam().old_is) == "kept");
+  EXPECT_EQ(machines_.get(running, "env-A"), "1");
+  EXPECT_EQ(machines_.get(running, "env-B"), std::nullopt);
+  EXPECT_EQ(state().current->spec, host_.hash(first));
+  EXPECT_EQ(state().last_good, host_.hash(first));
+  EXPECT_EQ(view().now, State::kStarted);
+
+  // And the next boot goes through.
+  disarm();
+  const BootOutcome next = booted(second, &first);
+  EXPECT_FALSE(next.failed) << next.failed->message;
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "env-B"), "2");
+}
+
+TEST_P(AgentFailure, OfAFirstBootLeavesNoInstance) {
+  if (std::string_view(GetParam().what) == "stop") GTEST_SKIP() << "there is nothing to stop";
+  if (std::string_view(GetParam().what) == "inspect" && GetParam().nth > 1)
+    GTEST_SKIP() << "there is nothing else to inspect";
+  arm();
+  const BootOutcome out = booted(host_.order(1, {{"A", "1"}}));
+  ASSERT_TRUE(out.failed);
+  EXPECT_FALSE(out.went_back);
+  expect_clean({});
+  EXPECT_EQ(state().state, State::kFailed);
+  EXPECT_EQ(view().message, out.failed->message);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Steps, AgentFailure,
+    testing::Values(Failure{"create", 1, false, "kept"}, Failure{"create", 1, true, "kept"},
+                    Failure{"token", 1, false, "kept"}, Failure{"open", 1, false, "kept"},
+                    Failure{"inspect", 1, false, "kept"}, Failure{"stop", 1, false, "kept"},
+                    Failure{"stop", 1, true, "back"}, Failure{"start", 1, false, "back"},
+                    Failure{"start", 1, true, "back"}, Failure{"inspect", 2, false, "back"}));
+
+TEST_F(AgentTest, WhenTheWayBackFailsTooTheMachineIsFailedAndBothReasonsAreTold) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  fail_next(machines_.folder(), "start", 0);
+  const BootOutcome out = booted(host_.order(2, {{"A", "2"}}), &first);
+  ASSERT_TRUE(out.failed);
+  EXPECT_FALSE(out.went_back);
+  EXPECT_THAT(out.failed->message, HasSubstr("previous launch spec did not start either"));
+  EXPECT_EQ(state().state, State::kFailed);
+  EXPECT_THAT(machines_.in_state("started"), IsEmpty());
+  EXPECT_THAT(machines_.in_state("created"), IsEmpty());
+  EXPECT_EQ(state().lease_owner, "");
+
+  fakes::stop_failing(machines_.folder(), "start");
+  EXPECT_FALSE(booted(host_.order(3, {{"A", "3"}})).failed);
+  expect_clean({machines_.of(kMachine)});
+}
+
+TEST_F(AgentTest, AMachineWhoseAppHadCrashedIsNotSaidToRunOn) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  machines_.set(machines_.of(kMachine), "state", "failed");
+  fail_next(machines_.folder(), "create");
+  const BootOutcome out = booted(host_.order(2, {{"A", "2"}}), &first);
+  ASSERT_TRUE(out.failed);
+  EXPECT_FALSE(out.went_back);
+  EXPECT_EQ(view().now, State::kFailed);
+}
+
+TEST_F(AgentTest, AnInstanceThatCannotBeRemovedDoesNotStandInTheWayBack) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  fail_next(machines_.folder(), "start");
+  fail_next(machines_.folder(), "destroy", 0);
+  const BootOutcome out = booted(host_.order(2, {{"A", "1"}, {"B", "2"}}), &first);
+  ASSERT_TRUE(out.failed);
+  EXPECT_TRUE(out.went_back);
+  EXPECT_EQ(out.failed->message, "plugin runtime-files: start: told to fail");
+  EXPECT_EQ(view().now, State::kStarted);
+  EXPECT_THAT(machines_.in_state("started"), SizeIs(1));
+  EXPECT_THAT(out.warnings, SizeIs(1));
+  fakes::stop_failing(machines_.folder(), "destroy");
+  ASSERT_TRUE(ok(agent_.finish_cut_off(std::string(kMachine))));
+  expect_clean({machines_.of(kMachine)});
+}
+
+TEST_F(AgentTest, AnInstanceThatCannotBeRemovedIsRemovedLater) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  fail_next(machines_.folder(), "destroy");
+  const BootOutcome out = booted(host_.order(2, {{"A", "2"}}), &first);
+  EXPECT_FALSE(out.failed);
+  EXPECT_THAT(out.warnings, SizeIs(1));
+  EXPECT_THAT(state().leftovers, SizeIs(1));
+  EXPECT_THAT(machines_.all(), SizeIs(2));
+  ASSERT_TRUE(ok(agent_.stop(std::string(kMachine))));
+  expect_clean({machines_.of(kMachine)});
+}
+
+TEST_F(AgentTest, AKeyServiceThatLiesIsNotBelieved) {
+  for (const char *lie : {"another signer", "another request", "another name", "fewer", "flipped bit"}) {
+    keys_.lie = lie;
+    const BootOutcome out = booted(host_.order(1, {{"A", "1"}, {"B", "2"}}));
+    ASSERT_TRUE(out.failed) << lie;
+    EXPECT_EQ(out.failed->code, ErrorCode::kDataLoss) << lie << ": " << out.failed->message;
+    EXPECT_EQ(position(calls(machines_.folder()), "start"), -1) << lie;
+    expect_clean({});
+  }
+}
+
+TEST_F(AgentTest, AnInterruptBeforeTheOldInstanceIsStoppedChangesNothing) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  const std::string old = machines_.of(kMachine);
+  const int event = ::eventfd(0, EFD_CLOEXEC);
+  keys_.before_open = [&] { ::eventfd_write(event, 1); };
+  Agent interrupted = host_.agent(event);
+  const auto out = interrupted.boot(host_.order(2, {{"A", "2"}}), &first);
+  ASSERT_TRUE(ok(out));
+  ASSERT_TRUE(out->failed);
+  EXPECT_EQ(out->failed->code, ErrorCode::kCancelled);
+  EXPECT_TRUE(out->went_back);
+  expect_clean({old});
+  EXPECT_EQ(machines_.get(old, "state"), "started");
+  ::close(event);
+}
+
+// ---- stop, destroy, view ----
+
+TEST_F(AgentTest, AStoppedMachineKeepsItsInstanceAndADestroyedOneNothing) {
+  booted(host_.order(1, {{"A", "1"}}));
+  const std::string id = machines_.of(kMachine);
+  ASSERT_TRUE(ok(agent_.stop(std::string(kMachine))));
+  EXPECT_EQ(machines_.get(id, "state"), "stopped");
+  EXPECT_EQ(view().now, State::kStopped);
+  ASSERT_TRUE(ok(agent_.destroy(std::string(kMachine))));
+  EXPECT_THAT(machines_.all(), IsEmpty());
+  EXPECT_FALSE(agent_.state(std::string(kMachine))->has_value());
+  EXPECT_TRUE(ok(agent_.destroy(std::string(kMachine))));  // gone is fine
+  EXPECT_THAT(agent_.stop(std::string(kMachine)), Fails(ErrorCode::kNotFound, "not on this host"));
+}
+
+TEST_F(AgentTest, ADestroyThatFailsIsGoneOnWith) {
+  for (const char *what : {"stop", "destroy"})
+    for (const bool after : {false, true}) {
+      booted(host_.order(1, {{"A", "1"}}));
+      fail_next(machines_.folder(), what, 1, ErrorCode::kUnavailable, after);
+      EXPECT_FALSE(agent_.destroy(std::string(kMachine))) << what;
+      EXPECT_EQ(state().lease_owner, "");
+      ASSERT_TRUE(ok(agent_.destroy(std::string(kMachine)))) << what;
+      EXPECT_THAT(machines_.all(), IsEmpty()) << what;
+      EXPECT_FALSE(agent_.state(std::string(kMachine))->has_value());
+    }
+}
+
+TEST_F(AgentTest, ViewSaysWhatTheRuntimeSays) {
+  booted(host_.order(1, {{"A", "1"}}));
+  const std::string id = machines_.of(kMachine);
+  EXPECT_EQ(view().now, State::kStarted);
+  machines_.set(id, "state", "failed");
+  EXPECT_EQ(view().now, State::kFailed);
+  EXPECT_EQ(view().exit_code, 1);
+  machines_.set(id, "state", "stopped");
+  EXPECT_EQ(view().now, State::kStopped);
+  machines_.remove(id);
+  EXPECT_EQ(view().now, State::kFailed);
+  EXPECT_THAT(view().message, HasSubstr("gone"));
+}
+
+// ---- leases ----
+
+TEST_F(AgentTest, ALeaseOfADeadProcessIsTakenOver) {
+  booted(host_.order(1, {{"A", "1"}}));
+  MachineState s = state();
+  s.lease_owner = kDead;
+  s.lease_until_ms = UINT64_MAX;  // nobody waits for a time
+  store(s);
+  ASSERT_TRUE(ok(agent_.stop(std::string(kMachine))));
+  EXPECT_EQ(state().lease_owner, "");
+  EXPECT_GT(state().lease_attempt, s.lease_attempt);
+}
+
+// A process that does nothing until it is ended.
+class Sleeper {
+ public:
+  Sleeper() {
+    const char *argv[] = {"sleep", "600", nullptr};
+    EXPECT_EQ(::posix_spawnp(&pid_, "sleep", nullptr, nullptr, const_cast<char **>(argv), environ), 0);
+    const std::string &self = process_identity();
+    std::ifstream in("/proc/" + std::to_string(pid_) + "/stat");
+    std::string field;
+    for (int i = 1; i <= 22; ++i) in >> field;  // "sleep" has no blank
+    identity_ = self.substr(0, self.find(':')) + ":" + std::to_string(pid_) + ":" + field;
+  }
+  ~Sleeper() { end(); }
+  void end() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
+  const std::string &identity() const { return identity_; }
+
+ private:
+  pid_t pid_ = -1;
+  std::string identity_;
+};
+
+TEST_F(AgentTest, ALeaseOfALivingProcessIsWaitedForUntilItEnds) {
+  booted(host_.order(1, {{"A", "1"}}));
+  const std::string id = machines_.of(kMachine);
+  Sleeper owner;
+  ASSERT_TRUE(process_alive(owner.identity()));
+  MachineState s = state();
+  s.lease_owner = owner.identity();
+  store(s);
+
+  const int event = ::eventfd(1, EFD_CLOEXEC);
+  Agent interrupted = host_.agent(event);
+  EXPECT_THAT(interrupted.stop(std::string(kMachine)), Fails(ErrorCode::kCancelled, "another coffer"));
+  ::close(event);
+  EXPECT_EQ(machines_.get(id, "state"), "started");
+  EXPECT_EQ(state().lease_owner, owner.identity());
+
+  std::atomic<bool> done = false;
+  Result<void> stopped;
+  std::thread waiting([&] {
+    stopped = agent_.stop(std::string(kMachine));
+    done = true;
+  });
+  EXPECT_FALSE(done);
+  owner.end();
+  waiting.join();
+  EXPECT_TRUE(ok(stopped));
+  EXPECT_EQ(machines_.get(id, "state"), "stopped");
+}
+
+TEST_F(AgentTest, AnInstanceWhoseBootWasCutOffIsAdoptedWhenItsAppRuns) {
+  const BootOrder first = host_.order(1, {{"A", "1"}}), second = host_.order(2, {{"A", "2"}});
+  booted(first);
+  const std::string old = machines_.of(kMachine);
+  machines_.set(old, "state", "stopped");
+  MachineState s = state();
+  s.pending = left_behind("cutoff", "started", second, 2);
+  s.lease_owner = kDead;
+  store(s);
+  EXPECT_TRUE(view().cut_off);
+
+  ASSERT_TRUE(ok(agent_.finish_cut_off(std::string(kMachine))));
+  expect_clean({"cutoff"});
+  EXPECT_EQ(state().current->instance_id, "cutoff");
+  EXPECT_EQ(state().last_good, host_.hash(second));
+  EXPECT_EQ(view().now, State::kStarted);
+  const PublicKey host = agent_.host();
+  EXPECT_TRUE(ok(open_signed(state().receipt, kReceiptLabel, {&host, 1})));
+}
+
+TEST_F(AgentTest, AnInstanceWhoseBootWasCutOffIsRemovedWhenItsAppDoesNotRun) {
+  const BootOrder first = host_.order(1, {{"A", "1"}}), second = host_.order(2, {{"A", "2"}});
+  for (const char *in_state : {"created", "failed", "stopped"})
+    for (const char *old_is : {"started", "stopped"}) {
+      ASSERT_TRUE(ok(agent_.boot_again(first)));
+      const std::string old = machines_.of(kMachine);
+      machines_.set(old, "state", old_is);
+      MachineState s = state();
+      s.pending = left_behind("cutoff", in_state, second, 2);
+      s.lease_owner = kDead;
+      store(s);
+      ASSERT_TRUE(ok(agent_.finish_cut_off(std::string(kMachine))));
+      expect_clean({old});
+      EXPECT_EQ(state().current->spec, host_.hash(first));
+      // Was the old one stopped by the boot that was cut off, the Machine is still to be booted.
+      EXPECT_EQ(view().cut_off, std::string_view(old_is) == "stopped");
+      EXPECT_EQ(machines_.get(old, "state"), old_is);
+    }
+}
+
+TEST_F(AgentTest, ACutOffBootThatHadNoInstanceYetIsForgotten) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  const std::string old = machines_.of(kMachine);
+  MachineState s = state();
+  s.pending = InstanceRecord{"never-made", {}, {}, 2, 2, 2, 0};
+  s.lease_owner = kDead;
+  store(s);
+  ASSERT_TRUE(ok(agent_.finish_cut_off(std::string(kMachine))));
+  expect_clean({old});
+  EXPECT_EQ(view().now, State::kStarted);
+}
+
+TEST_F(AgentTest, AReservedMachineIsNobodyElses) {
+  ASSERT_TRUE(ok(agent_.reserve(filled<16>(1), "web", std::string(kMachine), "web-1")));
+  EXPECT_EQ(state().lease_owner, process_identity());
+  EXPECT_THAT(agent_.reserve(filled<16>(1), "web", std::string(kMachine), "web-1"),
+              Fails(ErrorCode::kAborted, ""));
+  EXPECT_FALSE(booted(host_.order(1, {{"A", "1"}})).failed);
+  EXPECT_EQ(state().lease_owner, "");
+}
+
+// The other half of TwoProcessesNeverActOnOneMachineAtOnce: boots the Machine again and again.
+TEST(DISABLED_AgentProcess, BootsAgainAndAgain) {
+  const char *folder = std::getenv("COFFER_TEST_FOLDER");
+  ASSERT_NE(folder, nullptr);
+  Host host(folder);
+  Agent agent = host.agent();
+  const BootOrder order = host.order(1, {{"A", "1"}});
+  for (int i = 0; i < 15; ++i) {
+    const auto out = agent.boot_again(order);
+    ASSERT_TRUE(ok(out));
+    ASSERT_FALSE(out->failed) << out->failed->message;
+  }
+}
+
+TEST_F(AgentTest, TwoProcessesNeverActOnOneMachineAtOnce) {
+  ::setenv("COFFER_TEST_FOLDER", folder_.path().c_str(), 1);
+  std::vector<pid_t> children(2);
+  const char *argv[] = {"/proc/self/exe", "--gtest_filter=DISABLED_AgentProcess.*",
+                        "--gtest_also_run_disabled_tests", "--gtest_brief=1", nullptr};
+  for (pid_t &child : children)
+    ASSERT_EQ(::posix_spawn(&child, argv[0], nullptr, nullptr, const_cast<char **>(argv), environ), 0);
+  for (const pid_t child : children) {
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  expect_clean({machines_.of(kMachine)});
+  EXPECT_EQ(view().now, State::kStarted);
+  // From one start to the next the instance before was stopped and no other one was started.
+  std::string running;
+  int starts = 0;
+  for (const std::string &line : calls(machines_.folder())) {
+    if (line.starts_with("stop ")) {
+      EXPECT_EQ(line.substr(5), running);
+      running.clear();
+    }
+    if (!line.starts_with("start ")) continue;
+    ++starts;
+    EXPECT_EQ(running, "") << "two instances at once";
+    running = line.substr(6);
+  }
+  EXPECT_EQ(starts, 30);
+}
+
+// ---- the stored state ----
+
+TEST(AgentState, ComesBackAsItWasAndIsRefusedWhenItIsCutOrChanged) {
+  MachineState s;
+  s.app_id = filled<16>(1);
+  s.app = "web";
+  s.machine = kMachine;
+  s.name = "web-1";
+  s.state = State::kStopping;
+  s.current = InstanceRecord{"one", {1, 2}, filled<32>(2), 3, 4, 5, 6};
+  s.pending = InstanceRecord{"two", {}, filled<32>(3), 7, 8, 9, 0};
+  s.leftovers = {{1}, {2, 3}};
+  s.last_good = filled<32>(4);
+  s.receipt = {9, 9};
+  s.message = "why";
+  s.lease_owner = "who";
+  s.lease_attempt = 10;
+  s.lease_until_ms = 11;
+  s.updated_ms = 12;
+  const Bytes bytes = encode(s);
+  const auto again = decode_state(bytes);
+  ASSERT_TRUE(ok(again));
+  EXPECT_EQ(encode(*again), bytes);
+  EXPECT_EQ(again->current->handle, s.current->handle);
+  EXPECT_EQ(again->leftovers, s.leftovers);
+  for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(decode_state(ByteSpan(bytes).first(n))) << n;
+  Bytes longer = bytes;
+  longer.push_back(0);
+  EXPECT_FALSE(decode_state(longer));
+  for (size_t at = 0; at < bytes.size(); ++at) {
+    Bytes changed = bytes;
+    changed[at] ^= 0xff;
+    if (const auto other = decode_state(changed)) {
+      EXPECT_EQ(encode(*other), changed) << at;
+    }
+  }
+  for (const int v : {0, 8, 255}) {
+    s.state = static_cast<State>(v);
+    EXPECT_FALSE(decode_state(encode(s))) << v;
+  }
+}
+
+}  // namespace
+}  // namespace coffer
