@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint64_t kSecondNs = 1'000'000'000;
 constexpr uint64_t kCreateTimeoutNs = 60 * kSecondNs, kStartTimeoutNs = 60 * kSecondNs;
+constexpr int kMaxTries = 20;  // of an open that others overtook
 constexpr size_t kMaxEnvTotal =
     2 * 1024 * 1024 - 64 * 1024;  // a quarter of the usual stack limit, less arguments
 constexpr std::string_view kFileAdvice =
@@ -134,38 +135,47 @@ Result<Agent::Plan> Agent::plan(const BootOrder &order, const LaunchSpec &spec,
 Result<std::vector<OpenedSecret>> Agent::open(const BootOrder &order, const SignedSpec &spec,
                                               const std::string &instance_id,
                                               const std::vector<std::string> &names) {
-  TokenRequest token;
-  token.app_id = spec.spec.app_id;
-  token.machine = spec.spec.machine;
-  token.instance_id = instance_id;
-  token.spec = spec.hash;
-  token.nonce = random_array<16>();
-  OpenRequest request;
-  COFFER_TRY(request.token, config_.keys->token(sign(config_.host_key, kTokenRequestLabel, encode(token))));
-  request.spec = spec.envelope;
-  COFFER_TRY(BootOrder::Sealed sealed, order.fetch(names));
-  request.headers = std::move(sealed.headers);
-  request.proof_header = std::move(sealed.proof_header);
-  request.proof_body = std::move(sealed.proof_body);
-  request.proof_parts = std::move(sealed.proof_parts);
-  request.records = std::move(sealed.records);
-  const KeyPair ephemeral = x25519_generate();
-  request.ephemeral = ephemeral.public_key;
-  const Bytes signed_request = sign(config_.host_key, kOpenRequestLabel, encode(request));
-  COFFER_TRY(const Bytes signed_answer, config_.keys->open(signed_request));
+  const auto once = [&]() -> Result<std::vector<OpenedSecret>> {
+    TokenRequest token;
+    token.app_id = spec.spec.app_id;
+    token.machine = spec.spec.machine;
+    token.instance_id = instance_id;
+    token.spec = spec.hash;
+    token.nonce = random_array<16>();
+    OpenRequest request;
+    COFFER_TRY(request.token, config_.keys->token(sign(config_.host_key, kTokenRequestLabel, encode(token))));
+    request.spec = spec.envelope;
+    COFFER_TRY(BootOrder::Sealed sealed, order.fetch(names));
+    request.headers = std::move(sealed.headers);
+    request.proof_header = std::move(sealed.proof_header);
+    request.proof_body = std::move(sealed.proof_body);
+    request.proof_parts = std::move(sealed.proof_parts);
+    request.records = std::move(sealed.records);
+    const KeyPair ephemeral = x25519_generate();
+    request.ephemeral = ephemeral.public_key;
+    const Bytes signed_request = sign(config_.host_key, kOpenRequestLabel, encode(request));
+    COFFER_TRY(const Bytes signed_answer, config_.keys->open(signed_request));
 
-  COFFER_TRY(const ByteSpan payload, open_signed(signed_answer, kOpenAnswerLabel, {&config_.identity, 1}));
-  COFFER_TRY(const OpenAnswer answer, decode_open_answer(payload));
-  const Hash request_hash = sha256(signed_request);
-  if (answer.request != request_hash)
-    return fail(ErrorCode::kDataLoss, "the key service answered another request");
-  COFFER_TRY(HpkeReceiver receiver,
-             HpkeReceiver::setup(ephemeral.private_key.reveal(), answer.enc, answer_info(request_hash)));
-  COFFER_TRY(const SecretBytes plaintext, receiver.open(0, request_hash, answer.ciphertext));
-  COFFER_TRY(std::vector<OpenedSecret> opened, decode_opened(plaintext));
-  if (!std::ranges::equal(opened, names, {}, &OpenedSecret::name))
-    return fail(ErrorCode::kDataLoss, "the key service answered other secrets than were asked for");
-  return opened;
+    COFFER_TRY(const ByteSpan payload, open_signed(signed_answer, kOpenAnswerLabel, {&config_.identity, 1}));
+    COFFER_TRY(const OpenAnswer answer, decode_open_answer(payload));
+    const Hash request_hash = sha256(signed_request);
+    if (answer.request != request_hash)
+      return fail(ErrorCode::kDataLoss, "the key service answered another request");
+    COFFER_TRY(HpkeReceiver receiver,
+               HpkeReceiver::setup(ephemeral.private_key.reveal(), answer.enc, answer_info(request_hash)));
+    COFFER_TRY(const SecretBytes plaintext, receiver.open(0, request_hash, answer.ciphertext));
+    COFFER_TRY(std::vector<OpenedSecret> opened, decode_opened(plaintext));
+    if (!std::ranges::equal(opened, names, {}, &OpenedSecret::name))
+      return fail(ErrorCode::kDataLoss, "the key service answered other secrets than were asked for");
+    return opened;
+  };
+  // Other processes go on writing, so what was fetched may be outdated when the key service looks at it.
+  for (int tries = 1;; ++tries) {
+    auto opened = once();
+    if (opened || tries == kMaxTries) return opened;
+    if (opened.error().code != ErrorCode::kAborted && opened.error().code != ErrorCode::kDataLoss)
+      return opened;
+  }
 }
 
 Result<std::vector<Delivery>> Agent::render(const Plan &plan, const std::vector<OpenedSecret> &opened) const {
@@ -312,6 +322,7 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   MachineState &m = held.state;
   m.app = next.app;
   COFFER_CHECK(recover(held));
+  if (next.still_wanted) COFFER_CHECK(next.still_wanted());
   BootOutcome out;
   if (m.current && m.current->spec_number > spec.spec.number)
     return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs launch spec " +
