@@ -1,6 +1,6 @@
 // libFuzzer target for the import grammar; not part of the default build.  From the source folder:
 //   clang++ -std=c++23 -g -O1 -fsanitize=fuzzer,address,undefined -Icore/include -Isdk/include
-//     tests/fuzz/dotenv_fuzz.cc core/src/config/{dotenv,names}.cc core/src/base/{bytes,secret_bytes}.cc
+//     tests/fuzz/dotenv_fuzz.cc core/src/config/dotenv.cc core/src/base/{names,bytes,secret_bytes}.cc
 #include <cstdlib>
 
 #include "coffer/config/dotenv.h"
