@@ -379,20 +379,27 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
 // those that the newest or the way-back launch spec of a Machine names.  Headers are kept for ever.
 Result<void> Vault::sweep(const App &app, const Manifest &head) {
   const std::string space = layout::space(app.id());
+  // Launch specs first: one that is made from now on is not among them.
+  std::set<std::string> old_specs;
+  COFFER_CHECK(storage_.list(space, "spec/", false, [&](Stored s) {
+    old_specs.insert(std::move(s.key));
+    return true;
+  }));
   std::set<uint64_t> versions;
   for (uint64_t v = head.version() > kKeptVersions ? head.version() - kKeptVersions + 1 : 1;
        v <= head.version(); ++v)
     versions.insert(v);
-  std::set<std::string> kept_specs;
+  Batch b;
   COFFER_TRY(const auto all_machines, machines(app));
   for (const StoredMachine &m : all_machines) {
+    b.require(layout::machine(m.record.id), m.revision);  // no release has changed it meanwhile
     COFFER_TRY(const SignedSpec newest_spec, spec(app, m.record, m.record.spec_number));
     versions.insert(newest_spec.spec.version);
-    kept_specs.insert(layout::spec(m.record.id, newest_spec.spec.number));
+    old_specs.erase(layout::spec(m.record.id, newest_spec.spec.number));
     if (newest_spec.spec.undo == Hash{}) continue;
     COFFER_TRY(const SignedSpec undo, spec_by_hash(app, m.record, newest_spec.spec.undo));
     versions.insert(undo.spec.version);
-    kept_specs.insert(layout::spec(m.record.id, undo.spec.number));
+    old_specs.erase(layout::spec(m.record.id, undo.spec.number));
   }
   std::set<std::string> kept;
   for (const uint64_t v : versions) {
@@ -411,19 +418,16 @@ Result<void> Vault::sweep(const App &app, const Manifest &head) {
       for (const Entry &e : entries) kept.insert(layout::named("record", e.record));
     }
   }
-  Batch b;
   b.require(std::string(layout::kHeadKey), head.revision);
   b.put(std::string(layout::kSweepKey), {});
-  const auto collect = [&](std::string_view prefix, const std::set<std::string> &keep) {
-    return storage_.list(space, prefix, false, [&](Stored s) {
-      if (!keep.contains(s.key)) b.erase(s.key);
-      return b.ops().size() < storage_.limits().max_ops;
-    });
-  };
-  COFFER_CHECK(collect("body/", kept));
-  COFFER_CHECK(collect("part/", kept));
-  COFFER_CHECK(collect("record/", kept));
-  COFFER_CHECK(collect("spec/", kept_specs));
+  const auto full = [&] { return b.ops().size() >= storage_.limits().max_ops; };
+  for (const std::string &key : old_specs)
+    if (!full()) b.erase(key);
+  for (const std::string_view prefix : {"body/", "part/", "record/"})
+    COFFER_CHECK(storage_.list(space, prefix, false, [&](Stored s) {
+      if (!kept.contains(s.key)) b.erase(s.key);
+      return !full();
+    }));
   COFFER_CHECK(commit(space, std::move(b)));
   return {};
 }
