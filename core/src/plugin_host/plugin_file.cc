@@ -108,7 +108,7 @@ Result<void> check_pin(const PluginConfig &config, const fs::path &path, int fd,
   const std::optional<Bytes> pin = unhex(config.sha256);
   if (!pin || pin->size() != 32)
     return fail(ErrorCode::kInvalidArgument, "'sha256' must be 64 hexadecimal digits in lower case",
-                "coffer plugin pin " + shown(path));
+                "sha256sum " + shown(path));
   Bytes content(static_cast<size_t>(st.st_size));
   size_t have = 0;
   while (have < content.size()) {
@@ -120,7 +120,7 @@ Result<void> check_pin(const PluginConfig &config, const fs::path &path, int fd,
   const Hash actual = sha256(content);
   if (!std::ranges::equal(actual, *pin))
     return fail(ErrorCode::kPermissionDenied, "file " + shown(path) + " has another SHA-256 than its pin",
-                "if you replaced the file yourself, pin it again: coffer plugin pin " + shown(path));
+                "if you replaced the file yourself, pin it again: sha256sum " + shown(path));
   return {};
 }
 

@@ -165,7 +165,7 @@ TEST_F(PluginFile, WithAPinIsLoadedOnlyWhenTheHashIsTheSame) {
   other.sha256[0] = other.sha256[0] == '0' ? '1' : '0';
   const auto refused = Plugin::load(other);
   EXPECT_THAT(refused, FailsWith(ErrorCode::kPermissionDenied, "has another SHA-256 than its pin"));
-  EXPECT_THAT(refused, Advises("coffer plugin pin " + file.string()));
+  EXPECT_THAT(refused, Advises("sha256sum " + file.string()));
   EXPECT_FALSE(some_code_ran());
   for (const std::string &bad : {std::string("0"), std::string("zz"), std::string(64, 'A'),
                                  std::string(63, 'a'), std::string(66, 'a')}) {
