@@ -74,10 +74,12 @@ void Agent::step(const std::string &machine, std::string_view what) const {
 
 bool Agent::cancelled() const {
   pollfd p{config_.cancel_fd, POLLIN, 0};
-  return config_.cancel_fd >= 0 && poll(&p, 1, 0) > 0;
+  return !going_back_ && config_.cancel_fd >= 0 && poll(&p, 1, 0) > 0;
 }
 
-CallOptions Agent::call_options(uint64_t timeout_ns) const { return {timeout_ns, config_.cancel_fd}; }
+CallOptions Agent::call_options(uint64_t timeout_ns) const {
+  return {timeout_ns, going_back_ ? -1 : config_.cancel_fd};
+}
 
 // ---- leases ----
 

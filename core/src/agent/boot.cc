@@ -313,7 +313,10 @@ Result<BootOutcome> Agent::boot_again(const BootOrder &previous) {
     COFFER_CHECK(recover(held));
     // Its number is lower than that of what runs, by intent.
     if (held.state.current) held.state.current->spec_number = 0;
-    return boot_held(held, spec, previous, nullptr);
+    going_back_ = true;
+    auto out = boot_held(held, spec, previous, nullptr);
+    going_back_ = false;
+    return out;
   });
 }
 
@@ -363,7 +366,9 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
       step(m.machine, "going back to the previous launch spec");
       COFFER_TRY(const SignedSpec previous, open_spec(way_back->spec, config_.writers));
       std::vector<std::string> seen_before;
+      going_back_ = true;
       auto back = boot_once(held, *way_back, previous, seen_before, old_stopped);
+      going_back_ = false;
       out.went_back = back.has_value();
       if (!back) {
         forget_pending();

@@ -148,6 +148,12 @@ Result<BootOrder> Deployer::order(const App &app, SignedSpec spec) {
     }
     return sealed;
   };
+  out.still_wanted = [this, app, machine = spec.spec.machine]() -> Result<void> {
+    COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
+    for (const StoredMachine &m : now)
+      if (m.record.id == machine && m.record.desired == Desired::kStarted) return {};
+    return fail(ErrorCode::kAborted, "Machine " + machine + " was stopped or destroyed meanwhile");
+  };
   return out;
 }
 
@@ -160,21 +166,29 @@ Result<std::optional<BootOrder>> Deployer::way_back(const App &app, const Machin
   return back;
 }
 
-// Tries again when somebody else has changed one of the Machines meanwhile.
-Result<Vault::Made> Deployer::make_release(const App &app, const Manifest &manifest,
-                                           std::vector<NewSpec> &specs, std::string_view reason) {
+// Tries again, with the newest manifest, when somebody else has changed the App or its Machines meanwhile.  A
+// Machine that was stopped or destroyed meanwhile has to stay so if it was `started` before: it drops out of
+// `specs`.
+Result<Vault::Made> Deployer::make_release(const App &app, Manifest &manifest, std::vector<NewSpec> &specs,
+                                           std::string_view reason) {
   for (int tries = 0; tries < kMaxTries; ++tries) {
     auto made = vault_.release(app, manifest, specs, reason, who_);
     if (made || made.error().code != ErrorCode::kAborted) return made;
+    COFFER_TRY(manifest, newest(app));
     COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
-    for (NewSpec &s : specs) {
-      if (s.machine.revision == 0) continue;
+    bool destroyed = false;
+    std::erase_if(specs, [&](NewSpec &s) {
+      if (s.machine.revision == 0) return false;
+      const bool was_started = s.machine.record.desired == Desired::kStarted;
       const auto at =
           std::ranges::find(now, s.machine.record.id, [](const StoredMachine &m) { return m.record.id; });
-      if (at == now.end() || at->record.desired == Desired::kDestroyed)
-        return fail(ErrorCode::kAborted, "Machine " + s.machine.record.id + " was destroyed meanwhile");
+      if (at == now.end() || at->record.desired == Desired::kDestroyed) return destroyed = true;
       s.machine = *at;
-    }
+      return was_started && at->record.desired != Desired::kStarted;
+    });
+    if (specs.empty())
+      return fail(ErrorCode::kAborted,
+                  std::string("the Machine was ") + (destroyed ? "destroyed" : "stopped") + " meanwhile");
   }
   return fail(ErrorCode::kAborted, "App " + app.name() + " is being deployed by others all the time",
               "Try again.");
@@ -185,7 +199,7 @@ Result<Vault::Made> Deployer::make_release(const App &app, const Manifest &manif
 Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason, bool force) {
   RolloutResult out;
   COFFER_CHECK(recover(app));
-  COFFER_TRY(const Manifest manifest, newest(app));
+  COFFER_TRY(Manifest manifest, newest(app));
   out.version = manifest.version();
   COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
   std::vector<const MachineStatus *> wanted;
@@ -203,19 +217,26 @@ Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason,
   std::vector<NewSpec> specs;
   for (const MachineStatus *m : wanted)
     specs.push_back({m->stored, m->spec.spec.config, m->view->state.last_good});
-  COFFER_TRY(const Vault::Made made, make_release(app, manifest, specs, reason));
-  out.release = made.release.number;
+  const auto made = make_release(app, manifest, specs, reason);
+  if (!made && specs.empty()) return out;  // all of them were stopped meanwhile
+  if (!made) return std::unexpected(made.error());
+  out.release = made->release.number;
+  out.version = manifest.version();
+  std::erase_if(wanted, [&](const MachineStatus *m) {
+    return std::ranges::none_of(specs,
+                                [&](const NewSpec &s) { return s.machine.record.id == m->stored.record.id; });
+  });
 
   std::vector<std::pair<const MachineStatus *, BootOrder>> updated;  // with the way back of each
   for (size_t i = 0; i < wanted.size(); ++i) {
     const MachineStatus &m = *wanted[i];
     MachineResult result{m.stored.record.id, m.stored.record.name, "skipped"};
     if (!out.failed) {
-      COFFER_TRY(BootOrder next, order(app, made.specs[i]));
+      COFFER_TRY(BootOrder next, order(app, made->specs[i]));
       COFFER_TRY(auto back, way_back(app, m));
       auto booted = agent_.boot(next, back ? &*back : nullptr);
       if (!booted && booted.error().code == ErrorCode::kAborted) {
-        // A newer release got there first: its manifest has this change too.
+        // A newer release got there first, and its manifest has this change too; or it was stopped meanwhile.
         result.result = "superseded";
       } else if (!booted || booted->failed) {
         Error why = booted ? *booted->failed : booted.error();

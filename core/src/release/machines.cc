@@ -103,7 +103,7 @@ Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
   std::vector<std::string> warnings;
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, "", warnings));
-  COFFER_TRY(const Manifest manifest, newest(app));
+  COFFER_TRY(Manifest manifest, newest(app));
   COFFER_TRY(const std::vector<StoredMachine> others, vault_.machines(app));
   NewSpec spec;
   spec.machine.record.id = new_machine_id();
@@ -146,7 +146,7 @@ Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, asked.stored.record.id, warnings));
   COFFER_TRY(const MachineStatus m, machine(app, asked.stored.record.id));
-  COFFER_TRY(const Manifest manifest, newest(app));
+  COFFER_TRY(Manifest manifest, newest(app));
   COFFER_TRY(const auto back, way_back(app, m));
   std::vector<NewSpec> specs;
   specs.push_back({m.stored, m.spec.spec.config, m.view ? m.view->state.last_good : Hash{}});
@@ -184,7 +184,7 @@ Result<void> Deployer::destroy(const App &app, const MachineStatus &m) {
 Result<void> Deployer::run_local(const App &app, const std::set<std::string> &only,
                                  const std::function<Result<void>(const std::vector<Delivery> &)> &body) {
   COFFER_CHECK(recover(app));
-  COFFER_TRY(const Manifest manifest, newest(app));
+  COFFER_TRY(Manifest manifest, newest(app));
   for (const std::string &name : only)
     if (!manifest.find(name))
       return fail(ErrorCode::kNotFound, "App " + app.name() + " has no secret " + name,

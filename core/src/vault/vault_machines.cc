@@ -132,6 +132,8 @@ Result<Vault::Made> Vault::release(const App &app, const Manifest &manifest,
   release.reason = reason;
   Batch b;
   b.require_absent(layout::release(release.number));
+  // A higher number never brings an older manifest: who reads it before and writes after another is told so.
+  b.require(std::string(layout::kHeadKey), manifest.revision);
   b.put(layout::release(release.number), sign(writer_, kReleaseLabel, encode(release)));
   for (const NewSpec &w : wanted) {
     LaunchSpec spec;

@@ -68,6 +68,9 @@ struct BootOrder {
     std::vector<std::pair<std::string, Bytes>> records;
   };
   std::function<Result<Sealed>(const std::vector<std::string> &names)> fetch;
+  // Asked when the lease is held, before anything is done: kAborted when the Machine was stopped or destroyed
+  // after the order was given.  Absent: yes.
+  std::function<Result<void>()> still_wanted = {};
 };
 
 struct BootOutcome {
@@ -155,6 +158,8 @@ class Agent {
   CallOptions call_options(uint64_t timeout_ns) const;
 
   Config config_;
+  // Then nothing is cancelled: the Machine would be left with no instance, or with the new one.
+  bool going_back_ = false;
   mutable std::optional<Storage> store_;
   mutable std::optional<Runtime> runtime_;
   mutable std::optional<std::vector<Injector>> injectors_;

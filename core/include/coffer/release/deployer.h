@@ -89,8 +89,7 @@ class Deployer {
   Result<void> recover(const App &);
   Result<void> check_fresh(const App &, const std::vector<StoredMachine> &) const;
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
-  Result<Vault::Made> make_release(const App &, const Manifest &, std::vector<NewSpec> &,
-                                   std::string_view reason);
+  Result<Vault::Made> make_release(const App &, Manifest &, std::vector<NewSpec> &, std::string_view reason);
   Result<BootOrder> order(const App &, SignedSpec spec);
   Result<std::optional<BootOrder>> way_back(const App &, const MachineStatus &);
   Result<void> undo_creation(const App &, const std::string &machine, uint64_t release);
