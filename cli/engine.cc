@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
@@ -94,8 +95,18 @@ Result<App> Engine::app() {
 Result<App> Engine::app(std::string_view name) {
   COFFER_CHECK(check_app_name(name));
   COFFER_TRY(Vault * v, vault());
-  COFFER_TRY(App found, v->app(name));
-  COFFER_CHECK(home_.check_seen(found));
+  auto found = v->app(name);
+  if (!found && found.error().code == ErrorCode::kNotFound) {
+    // The vault is not trusted to say so: the key service knows which Apps there are.
+    COFFER_TRY(KeyService * k, keys());
+    COFFER_TRY(const std::vector<KeyInfo> known, k->list());
+    if (std::ranges::any_of(known, [&](const KeyInfo &i) { return i.app == name && !i.destroyed; }))
+      return fail(ErrorCode::kDataLoss,
+                  "App " + std::string(name) + ": its directory entry is missing from the vault",
+                  "Put the newest copy of the vault back; was its creation cut off, create it again.");
+  }
+  if (!found) return std::unexpected(std::move(found).error());
+  COFFER_CHECK(home_.check_seen(*found));
   return found;
 }
 

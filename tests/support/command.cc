@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
 #include <thread>
 
 namespace coffer::tests {
@@ -54,8 +53,15 @@ std::vector<std::string> split_nul(const std::string &text) {
 }  // namespace
 
 std::string read_all(const fs::path &file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+  // By hand: a file of /proc whose process ends meanwhile is a failed read, which a stream makes an
+  // exception.
+  std::string text;
+  const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  char buffer[65536];
+  for (ssize_t n; fd >= 0 && (n = read(fd, buffer, sizeof buffer)) > 0;)
+    text.append(buffer, static_cast<size_t>(n));
+  if (fd >= 0) close(fd);
+  return text;
 }
 
 void write_all(const fs::path &file, std::string_view text) {
