@@ -181,9 +181,19 @@ Result<void> Agent::recover(Held &held) {
     }
     m.pending.reset();
     COFFER_CHECK(save(held));
+  } else if (m.state == State::kStopping) {
+    m.state = State::kStarted;  // it was not stopped, or is going to be stopped again
   }
   COFFER_CHECK(clear_leftovers(held));
   return {};
+}
+
+Result<void> Agent::announce(const std::string &machine, State next) {
+  return with_lease<void>(machine, nullptr, [&](Held &held) -> Result<void> {
+    COFFER_CHECK(recover(held));
+    held.state.state = next;
+    return {};
+  });
 }
 
 Result<void> Agent::finish_cut_off(const std::string &machine) {
@@ -285,7 +295,7 @@ Result<MachineView> Agent::view(const MachineState &m) const {
     v.exit_code = s.exit_code;
     v.exit_signal = s.exit_signal;
   }
-  if (m.state == State::kStarted || m.state == State::kStarting) {
+  if (m.state == State::kStarted || m.state == State::kStarting || m.state == State::kStopping) {
     v.now = from_runtime(s.state);
     if (s.state == COFFER_M_GONE)
       v.message = "its instance is gone";

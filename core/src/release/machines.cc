@@ -15,8 +15,33 @@ std::string machine_context(const App &app, const MachineRecord &m) {
 
 }  // namespace
 
+// Refuses a vault that lacks a Machine, or has an older record of it than this host has booted from.
+Result<void> Deployer::check_fresh(const App &app, const std::vector<StoredMachine> &stored) const {
+  const auto fresh = [](const std::vector<StoredMachine> &in, const MachineState &s) {
+    return std::ranges::any_of(in, [&](const StoredMachine &m) {
+      return m.record.id == s.machine && m.record.spec_number >= s.current->spec_number;
+    });
+  };
+  COFFER_TRY(const std::vector<MachineState> states, agent_.states());
+  for (const MachineState &s : states) {
+    if (s.app_id != app.id() || !s.current || fresh(stored, s)) continue;
+    // Others may have been at work since `stored` was read: a record is stored before the Machine is booted
+    // from it, and removed after the Machine is gone.
+    COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
+    if (fresh(now, s)) continue;
+    COFFER_TRY(const auto still, agent_.state(s.machine));
+    if (!still || !still->current) continue;
+    return fail(ErrorCode::kDataLoss,
+                "App " + app.name() + ": the record of Machine " + s.name + " (" + s.machine +
+                    ") is missing from the vault, or older than what the Machine was booted from",
+                "The vault was rolled back: put the newer copy back, or restore a backup.");
+  }
+  return {};
+}
+
 Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
   COFFER_TRY(std::vector<StoredMachine> stored, vault_.machines(app));
+  COFFER_CHECK(check_fresh(app, stored));
   std::vector<MachineStatus> out;
   for (StoredMachine &m : stored) {
     MachineStatus status;
@@ -25,10 +50,6 @@ Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
     COFFER_TRY(const auto state, agent_.state(m.record.id));
     if (state) {
       COFFER_TRY(status.view, agent_.view(*state));
-      // An order to start was stored, and whoever gave it died before the boot.
-      if (m.record.desired == Desired::kStarted && state->state == State::kStopped &&
-          !process_alive(state->lease_owner))
-        status.view->cut_off = true;
     }
     status.stored = std::move(m);
     out.push_back(std::move(status));
@@ -56,14 +77,16 @@ Result<void> Deployer::recover(const App &app) {
     const bool left = state && !process_alive(state->lease_owner);
     if ((left && !state->current) || m.record.desired == Desired::kDestroyed)
       COFFER_CHECK(undo_creation(app, m.record.id, 0));
-    else if (left && m.record.desired == Desired::kStopped && state->state != State::kStopped)
+    else if (left && m.record.desired == Desired::kStopped &&
+             (state->state == State::kStopping || state->state == State::kStarting))
       COFFER_CHECK(agent_.stop(m.record.id));
-    else if (left && !state->lease_owner.empty())
+    else if (left && (!state->lease_owner.empty() || state->state == State::kStopping))
       COFFER_CHECK(agent_.finish_cut_off(m.record.id));
   }
   COFFER_TRY(const std::vector<MachineState> states, agent_.states());
   for (const MachineState &s : states) {
-    if (s.app_id != app.id() || process_alive(s.lease_owner)) continue;
+    // One that has run is not the rest of a creation: if the vault lacks it, machines() says so.
+    if (s.app_id != app.id() || s.current || process_alive(s.lease_owner)) continue;
     COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
     if (std::ranges::any_of(now, [&](const StoredMachine &m) { return m.record.id == s.machine; })) continue;
     COFFER_CHECK(undo_creation(app, s.machine, 0));
@@ -148,6 +171,7 @@ Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked
   COFFER_TRY(const MachineStatus m, machine(app, asked.stored.record.id));
   COFFER_TRY(Manifest manifest, newest(app));
   COFFER_TRY(const auto back, way_back(app, m));
+  if (m.view && !m.started()) COFFER_CHECK(agent_.announce(m.stored.record.id, State::kStarting));
   std::vector<NewSpec> specs;
   specs.push_back({m.stored, m.spec.spec.config, m.view ? m.view->state.last_good : Hash{}});
   COFFER_TRY(Vault::Made made,
@@ -168,6 +192,7 @@ Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked
 }
 
 Result<void> Deployer::stop(const App &app, const MachineStatus &m) {
+  if (m.started()) COFFER_CHECK(agent_.announce(m.stored.record.id, State::kStopping));
   COFFER_CHECK(vault_.set_desired(app, m.stored.record.id, Desired::kStopped));
   return agent_.stop(m.stored.record.id);
 }

@@ -110,6 +110,10 @@ class Agent {
   Result<void> reserve(const AppId &app, std::string_view app_name, const std::string &machine,
                        std::string_view name);
   Result<void> stop(const std::string &machine);
+  // Notes that an order to start (kStarting) or stop (kStopping) is about to be stored.  Rationale: this
+  // store is trusted for freshness, the vault is not; without the note an old record put back would look like
+  // an order.
+  Result<void> announce(const std::string &machine, State next);
   // Finishes or undoes what a process that died was doing with the Machine; boots nothing.
   Result<void> finish_cut_off(const std::string &machine);
   // REQUIRES: the grant was revoked before.  Gone is fine.
