@@ -110,29 +110,44 @@ Result<SecretBytes> read_file(const std::filesystem::path &path, size_t limit, s
   return read_all(fd.get(), limit, what);
 }
 
-Result<SecretBytes> read_key_file(const std::filesystem::path &path) {
+namespace {
+// A regular file of ours or root's, without the permissions in `too_open`; never waits.
+Result<SecretBytes> read_own_file(const std::filesystem::path &path, const std::string &what,
+                                  mode_t too_open) {
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!fd) {
-    if (errno == ENOENT)
-      return fail(ErrorCode::kFailedPrecondition, "key file " + path.string() + " is missing",
-                  "Run `coffer init` if this home is new; else restore it from a backup.");
-    return os_error("key file " + path.string());
+    if (errno == ELOOP) return fail(ErrorCode::kPermissionDenied, what + " is a symbolic link");
+    return os_error(what);
   }
   struct stat st{};
-  if (::fstat(fd.get(), &st) != 0) return os_error("key file " + path.string());
-  if (!S_ISREG(st.st_mode))
-    return fail(ErrorCode::kPermissionDenied, "key file " + path.string() + " is not a file");
+  if (::fstat(fd.get(), &st) != 0) return os_error(what);
+  if (!S_ISREG(st.st_mode)) return fail(ErrorCode::kPermissionDenied, what + " is not a file");
   if (st.st_uid != ::geteuid() && st.st_uid != 0)
-    return fail(ErrorCode::kPermissionDenied, "key file " + path.string() + " belongs to another user");
-  if (st.st_mode & 077)
-    return fail(ErrorCode::kPermissionDenied, "key file " + path.string() + " can be read by others",
-                "chmod 0400 " + path.string());
-  COFFER_TRY(SecretBytes key, read_all(fd.get(), 4096, "key file " + path.string()));
-  if (key.size() != 32)
-    return fail(ErrorCode::kDataLoss,
-                "key file " + path.string() + " has " + std::to_string(key.size()) + " bytes instead of 32",
+    return fail(ErrorCode::kPermissionDenied, what + " belongs to another user");
+  if (st.st_mode & too_open)
+    return fail(ErrorCode::kPermissionDenied,
+                what + (too_open & 044 ? " can be read by others" : " can be changed by others"),
+                too_open & 044 ? "chmod 0400 " + path.string() : "chmod go-w " + path.string());
+  return read_all(fd.get(), 1u << 20, what);
+}
+}  // namespace
+
+Result<SecretBytes> read_key_file(const std::filesystem::path &path) {
+  const std::string what = "key file " + path.string();
+  auto key = read_own_file(path, what, 077);
+  if (!key && key.error().code == ErrorCode::kNotFound)
+    return fail(ErrorCode::kFailedPrecondition, what + " is missing",
+                "Run `coffer init` if this home is new; else restore it from a backup.");
+  if (!key) return key;
+  if (key->size() != 32)
+    return fail(ErrorCode::kDataLoss, what + " has " + std::to_string(key->size()) + " bytes instead of 32",
                 "Restore it from a backup.");
   return key;
+}
+
+Result<std::string> read_trusted_file(const std::filesystem::path &path) {
+  COFFER_TRY(const SecretBytes text, read_own_file(path, path.string(), 022));
+  return std::string(as_text(text.reveal()));  // no secret: public keys, and names
 }
 
 namespace {

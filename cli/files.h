@@ -3,6 +3,7 @@
 #define COFFER_CLI_FILES_H
 
 #include <filesystem>
+#include <string>
 
 #include "coffer/base/result.h"
 #include "coffer/base/secret_bytes.h"
@@ -15,6 +16,8 @@ Result<SecretBytes> read_stdin(size_t limit, std::string_view what);
 Result<SecretBytes> read_file(const std::filesystem::path &, size_t limit, std::string what = {});
 // A key file: regular, ours or root's, readable by its owner only, exactly 32 bytes.
 Result<SecretBytes> read_key_file(const std::filesystem::path &);
+// A file that is believed: regular, ours or root's, writable by nobody else.  kNotFound when there is none.
+Result<std::string> read_trusted_file(const std::filesystem::path &);
 // Asks on the terminal, without echo.
 Result<SecretBytes> ask(std::string_view prompt);
 // A yes/no question; no terminal: false.

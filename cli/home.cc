@@ -6,7 +6,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <sstream>
 
 #include "files.h"
@@ -37,7 +36,9 @@ Result<void> make_folder(const fs::path &dir) {
 
 // Lines of 64 hex digits.
 Result<std::vector<PublicKey>> read_pins(const fs::path &file) {
-  std::ifstream in(file);
+  auto text = read_trusted_file(file);
+  if (!text && text.error().code != ErrorCode::kNotFound) return std::unexpected(text.error());
+  std::istringstream in(text ? *text : "");
   std::vector<PublicKey> out;
   std::string line;
   while (std::getline(in, line)) {
@@ -124,7 +125,9 @@ Result<void> Home::check_seen(const App &app) const {
   std::ostringstream kept;
   bool known = false;
   {
-    std::ifstream in(file);
+    auto text = read_trusted_file(file);
+    if (!text && text.error().code != ErrorCode::kNotFound) return std::unexpected(text.error());
+    std::istringstream in(text ? *text : "");
     std::string name, id;
     uint32_t epoch = 0;
     while (in >> name >> id >> epoch) {
