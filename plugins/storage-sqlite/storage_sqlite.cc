@@ -238,13 +238,16 @@ class StorageSqlite final : public coffer::sdk::Storage {
         if (found != batch.pre[i]->revision) throw Error{COFFER_ABORTED, "another write came first"};
       }
       const int64_t revision = next_revision();
+      const std::string space_text(space);
+      std::string key;  // one for all, as a batch may have many
       for (const coffer_op *op : ops) {
         const bool put = op->kind == COFFER_OP_PUT;
         SQLite::Statement &s = put ? prepared(put_, "INSERT OR REPLACE INTO record VALUES(?, ?, ?, ?)")
                                    : prepared(delete_, "DELETE FROM record WHERE space=? AND key=?");
         const Reset reset{s};
-        bind(s, 1, space);
-        bind(s, 2, view(op->key));
+        key = view(op->key);
+        s.bindNoCopy(1, space_text);
+        s.bindNoCopy(2, key);
         if (put) {
           s.bind(3, revision);
           s.bindNoCopy(4, op->value.size ? static_cast<const void *>(op->value.data) : "",

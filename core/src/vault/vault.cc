@@ -112,6 +112,7 @@ Result<std::vector<AppEntry>> Vault::apps() const {
   std::vector<AppEntry> out;
   std::optional<Error> wrong;
   COFFER_CHECK(storage_.list(layout::kAppsSpace, "", true, [&](Stored s) {
+    if (s.key == layout::kMovedKey) return true;  // by a migration that was cut off
     auto payload = open_signed(s.value, kAppLabel, pins_.writers);
     auto entry = payload ? decode_app(*payload) : std::unexpected(payload.error());
     if (entry && entry->name != s.key) entry = fail(ErrorCode::kDataLoss, "entry belongs to another App");
@@ -188,6 +189,7 @@ Result<Manifest> Vault::load(const App &app, std::string_view what, Bytes envelo
       COFFER_CHECK(decode_part(part, m.entries));
     }
     if (m.entries.size() != body.entries) return fail(ErrorCode::kDataLoss, "body is malformed");
+    m.parts = body.parts;
     return {};
   };
   if (auto filled = fill(); !filled) return std::unexpected(std::move(filled).error().in(context));
@@ -318,7 +320,7 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
     for (auto &[name, e] : entries) next.entries.push_back(std::move(e));
 
     // What is named by its hash; then the head, on the condition that it is still the one read above.
-    Batch named, last;
+    Batch named;
     Body body;
     body.entries = static_cast<uint32_t>(next.entries.size());
     std::span<const Entry> rest(next.entries);
@@ -326,23 +328,24 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
       Bytes part = encode_part(rest.first(n));
       rest = rest.subspan(n);
       body.parts.push_back(sha256(part));
-      named.put(layout::named("part", body.parts.back()), std::move(part));
+      // Those of the old head are there, and stay as long as it is the head.
+      if (std::ranges::find(old.parts, body.parts.back()) == old.parts.end())
+        named.put(layout::named("part", body.parts.back()), std::move(part));
     }
     for (const SealedSecret *s : fresh) named.put(layout::named("record", s->hash), s->record);
     const Bytes body_bytes = encode(body);
     header.body = sha256(body_bytes);
+    next.parts = std::move(body.parts);
     next.envelope = sign(writer_, kManifestLabel, encode(header));
     next.head.hash = sha256(next.envelope);
     named.put(layout::named("body", header.body), body_bytes);
-    last.require(std::string(layout::kHeadKey), old.revision);
-    last.put(layout::header(header.version), next.envelope);
-    last.put(std::string(layout::kHeadKey), next.envelope);
 
+    Batch last;
     size_t bytes = 0;
     for (const Batch::Op &op : named.ops()) bytes += op.key.size() + op.value.size();
     const coffer_storage_limits &limits = storage_.limits();
     if (named.ops().size() + 4 <= limits.max_ops && bytes + 4096 <= limits.max_batch_bytes) {
-      for (const Batch::Op &op : named.ops()) last.put(op.key, op.value);
+      last = std::move(named);
     } else {
       // In several commits, immutable objects first.  A sweep in between could take them for orphans, so the
       // head goes in only if none has run since.
@@ -362,6 +365,9 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
       }
       if (!piece.empty()) COFFER_CHECK(commit(space, std::move(piece)));
     }
+    last.require(std::string(layout::kHeadKey), old.revision);
+    last.put(layout::header(header.version), next.envelope);
+    last.put(std::string(layout::kHeadKey), next.envelope);
     const auto done = commit(space, std::move(last));
     if (!done && done.error().code == ErrorCode::kAborted)
       continue;  // somebody was faster: again, on their head
@@ -389,10 +395,8 @@ Result<void> Vault::sweep(const App &app, const Manifest &head) {
   for (uint64_t v = head.version() > kKeptVersions ? head.version() - kKeptVersions + 1 : 1;
        v <= head.version(); ++v)
     versions.insert(v);
-  Batch b;
   COFFER_TRY(const auto all_machines, machines(app));
   for (const StoredMachine &m : all_machines) {
-    b.require(layout::machine(m.record.id), m.revision);  // no release has changed it meanwhile
     COFFER_TRY(const SignedSpec newest_spec, spec(app, m.record, m.record.spec_number));
     versions.insert(newest_spec.spec.version);
     old_specs.erase(layout::spec(m.record.id, newest_spec.spec.number));
@@ -418,17 +422,22 @@ Result<void> Vault::sweep(const App &app, const Manifest &head) {
       for (const Entry &e : entries) kept.insert(layout::named("record", e.record));
     }
   }
-  b.require(std::string(layout::kHeadKey), head.revision);
-  b.put(std::string(layout::kSweepKey), {});
-  const auto full = [&] { return b.ops().size() >= storage_.limits().max_ops; };
-  for (const std::string &key : old_specs)
-    if (!full()) b.erase(key);
+  std::vector<std::string> garbage(old_specs.begin(), old_specs.end());
   for (const std::string_view prefix : {"body/", "part/", "record/"})
     COFFER_CHECK(storage_.list(space, prefix, false, [&](Stored s) {
-      if (!kept.contains(s.key)) b.erase(s.key);
-      return !full();
+      if (!kept.contains(s.key)) garbage.push_back(std::move(s.key));
+      return true;
     }));
-  COFFER_CHECK(commit(space, std::move(b)));
+  // As many at once as the storage takes, and only while all of the above is still so.
+  for (size_t at = 0; at < garbage.size();) {
+    Batch b;
+    b.require(std::string(layout::kHeadKey), head.revision);
+    for (const StoredMachine &m : all_machines) b.require(layout::machine(m.record.id), m.revision);
+    b.put(std::string(layout::kSweepKey), {});
+    while (at < garbage.size() && b.ops().size() < storage_.limits().max_ops)
+      b.erase(std::move(garbage[at++]));
+    COFFER_CHECK(commit(space, std::move(b)));
+  }
   return {};
 }
 
