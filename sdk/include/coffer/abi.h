@@ -149,7 +149,7 @@ typedef struct coffer_host {
 #define COFFER_OPT_URL 8
 #define COFFER_OPT_LIST 9 /* JSON array of strings                */
 #define COFFER_OPTF_REQUIRED 1u
-#define COFFER_OPTF_SECRET 2u /* resolved by the host from file:/env:/fd:, in locked memory, never printed \
+#define COFFER_OPTF_SECRET 2u /* resolved by the host from file:PATH, in locked memory, never printed \
                                */
 #define COFFER_OPTF_EXISTS 8u /* PATH: must exist */
 typedef struct coffer_option {
