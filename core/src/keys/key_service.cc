@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include "coffer/base/clock.h"
 #include "coffer/crypto/hpke_sender.h"
 #include "coffer/format/magic.h"
 #include "coffer/keys/opener.h"
@@ -180,8 +179,9 @@ Result<PublicKey> KeyService::initialize(const Storage &store, const Kms &kms) {
               "Try again.");
 }
 
-Result<KeyService> KeyService::open(Storage store, OpenKms open_kms, std::vector<PublicKey> writers) {
-  return KeyService(std::move(store), std::move(open_kms), std::move(writers));
+Result<KeyService> KeyService::open(Storage store, OpenKms open_kms, std::vector<PublicKey> writers,
+                                    std::function<uint64_t()> now) {
+  return KeyService(std::move(store), std::move(open_kms), std::move(writers), std::move(now));
 }
 
 Result<const SecretBytes *> KeyService::root() {
@@ -366,8 +366,8 @@ Result<std::pair<KeyService::Grant, uint64_t>> KeyService::find_grant(const AppI
 Result<void> KeyService::grant(const AppId &app, std::string_view machine, const PublicKey &host,
                                ByteSpan signed_spec) {
   COFFER_TRY(const SignedSpec spec, open_spec(Bytes(signed_spec.begin(), signed_spec.end()), writers_));
-  if (spec.spec.app_id != app || spec.spec.machine != machine)
-    return denied("the launch spec belongs to another Machine");
+  if (spec.spec.app_id != app) return denied("the launch spec belongs to another App");
+  if (spec.spec.machine != machine) return denied("the launch spec belongs to another Machine");
   COFFER_TRY(const auto app_key, store_.get(app_space(app), kRecordKey));
   if (!app_key) return denied("the key service has no key of this App");
   Grant g;
@@ -423,7 +423,7 @@ Result<Bytes> KeyService::token(ByteSpan signed_request) {
   token.instance_id = claimed.instance_id;
   token.host = grant.host;
   token.spec = claimed.spec;
-  token.issued_ms = now_ms();
+  token.issued_ms = now_();
   token.expires_ms = token.issued_ms + kTokenLifetimeMs;
   return coffer::encode(token, key);
 }
@@ -436,7 +436,7 @@ Result<Bytes> KeyService::open(ByteSpan signed_request) {
   COFFER_TRY(const MachineToken token, decode_token(request.token, mac_key));
   if (!open_signed(signed_request, kOpenRequestLabel, {&token.host, 1}))
     return denied("the open request is not signed by the token's host");
-  const uint64_t now = now_ms();
+  const uint64_t now = now_();
   if (now >= token.expires_ms) return denied("the machine token has expired");
   if (token.issued_ms > now + kClockSkewMs) return denied("the machine token was issued in the future");
 
@@ -445,8 +445,8 @@ Result<Bytes> KeyService::open(ByteSpan signed_request) {
   if (grant.host != token.host) return denied("the grant belongs to another host");
   COFFER_TRY(const SignedSpec spec, open_spec(request.spec, writers_));
   if (spec.hash != token.spec) return denied("the machine token is for another launch spec");
-  if (spec.spec.app_id != token.app_id || spec.spec.machine != token.machine)
-    return denied("the launch spec belongs to another Machine");
+  if (spec.spec.app_id != token.app_id) return denied("the launch spec belongs to another App");
+  if (spec.spec.machine != token.machine) return denied("the launch spec belongs to another Machine");
 
   const std::string space = app_space(token.app_id);
   Batch batch;

@@ -7,6 +7,7 @@
 
 #include <functional>
 
+#include "coffer/base/clock.h"
 #include "coffer/keys/protocol.h"
 #include "coffer/plugin_host/kms.h"
 #include "coffer/plugin_host/storage.h"
@@ -31,7 +32,9 @@ class KeyService : public AppKeys, public BootKeys {
   // identity.
   static Result<PublicKey> initialize(const Storage &store, const Kms &kms);
   // `writers`: whose manifests and launch specs count.
-  static Result<KeyService> open(Storage store, OpenKms open_kms, std::vector<PublicKey> writers);
+  // `now`: milliseconds since 1970, for the life of tokens.
+  static Result<KeyService> open(Storage store, OpenKms open_kms, std::vector<PublicKey> writers,
+                                 std::function<uint64_t()> now = now_ms);
 
   // ---- for the API: protocol.h ----
   Result<AppKey> create_app(std::string_view name) override;
@@ -52,8 +55,11 @@ class KeyService : public AppKeys, public BootKeys {
 
  private:
   struct Grant;
-  KeyService(Storage store, OpenKms open_kms, std::vector<PublicKey> writers)
-      : store_(std::move(store)), open_kms_(std::move(open_kms)), writers_(std::move(writers)) {}
+  KeyService(Storage store, OpenKms open_kms, std::vector<PublicKey> writers, std::function<uint64_t()> now)
+      : store_(std::move(store)),
+        open_kms_(std::move(open_kms)),
+        writers_(std::move(writers)),
+        now_(std::move(now)) {}
   Result<const SecretBytes *> root();
   Result<const SigningKey *> identity();
   Result<HmacSha256> token_key();
@@ -63,6 +69,7 @@ class KeyService : public AppKeys, public BootKeys {
   Storage store_;
   OpenKms open_kms_;
   std::vector<PublicKey> writers_;
+  std::function<uint64_t()> now_;
   SecretBytes root_;
   std::optional<SigningKey> identity_;
 };
