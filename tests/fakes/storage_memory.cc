@@ -108,6 +108,7 @@ class MemoryStorage final : public Storage {
     fault.before();
     const std::scoped_lock lock(backend_.mutex);
     backend_.spaces.erase(std::string(space));
+    fault.after();
   }
 
  private:

@@ -3,7 +3,7 @@
 //   space "apps":        NAME -> signed App entry
 //   space "app-APPID":   key  head  header/VERSION  body/HASH  part/HASH  record/HASH
 //                        machine/ID  spec/ID/NUMBER  release/NUMBER  sweep
-//   in every space:      moved -> where the vault went (vault_migrate.cc)
+//   in every space:      .moved -> where the vault went (vault_migrate.cc); no App has that name
 #ifndef COFFER_VAULT_LAYOUT_H
 #define COFFER_VAULT_LAYOUT_H
 
@@ -13,8 +13,11 @@ namespace coffer::layout {
 
 inline constexpr std::string_view kVaultSpace = "vault", kFormatKey = "format", kFormat = "coffer vault 1";
 inline constexpr std::string_view kAppsSpace = "apps", kAppPrefix = "app-";
-inline constexpr std::string_view kMovedKey = "moved", kSweepKey = "sweep";
+inline constexpr std::string_view kMovedKey = ".moved", kSweepKey = "sweep";
 inline constexpr std::string_view kHeadKey = "head", kKeyKey = "key";
+
+// Of the newest 50 versions everything is kept.
+inline uint64_t oldest_kept(uint64_t newest) { return newest > 50 ? newest - 49 : 1; }
 
 inline std::string space(const AppId &id) { return std::string(kAppPrefix) + hex(id); }
 // Twenty digits, so that numbers sort as they count.

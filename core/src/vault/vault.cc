@@ -11,7 +11,7 @@
 namespace coffer {
 namespace {
 
-constexpr uint64_t kKeptVersions = 50, kSweepEvery = 16;
+constexpr uint64_t kSweepEvery = 16;
 constexpr int kMaxTries = 200;  // of a lost race; each loser lost to one winner
 
 std::string app_context(std::string_view name) { return "App " + std::string(name); }
@@ -392,9 +392,7 @@ Result<void> Vault::sweep(const App &app, const Manifest &head) {
     return true;
   }));
   std::set<uint64_t> versions;
-  for (uint64_t v = head.version() > kKeptVersions ? head.version() - kKeptVersions + 1 : 1;
-       v <= head.version(); ++v)
-    versions.insert(v);
+  for (uint64_t v = layout::oldest_kept(head.version()); v <= head.version(); ++v) versions.insert(v);
   COFFER_TRY(const auto all_machines, machines(app));
   for (const StoredMachine &m : all_machines) {
     COFFER_TRY(const SignedSpec newest_spec, spec(app, m.record, m.record.spec_number));

@@ -44,6 +44,21 @@ Result<SignedSpec> read_spec(Bytes envelope, std::string_view key, const App &ap
   return s;
 }
 
+Result<Release> read_release(const Stored &s, const App &app, const Pins &pins) {
+  const auto payload = open_signed(s.value, kReleaseLabel, pins.writers);
+  auto release = payload ? decode_release(*payload) : std::unexpected(payload.error());
+  if (release && (release->app_id != app.id() || layout::release(release->number) != s.key))
+    release = fail(ErrorCode::kDataLoss, "record belongs to another release");
+  if (!release) return std::unexpected(std::move(release).error().in(context(app, s.key)));
+  return release;
+}
+
+std::unexpected<Error> being_destroyed(const App &app, std::string_view machine) {
+  return fail(ErrorCode::kFailedPrecondition,
+              context(app, "Machine " + std::string(machine) + " is being destroyed"),
+              "Run `coffer machine destroy` again to finish that.");
+}
+
 }  // namespace
 
 Result<std::vector<StoredMachine>> Vault::machines(const App &app) const {
@@ -98,12 +113,9 @@ Result<std::vector<Release>> Vault::releases(const App &app) const {
   std::vector<Release> out;
   std::optional<Error> wrong;
   COFFER_CHECK(storage_.list(layout::space(app.id()), "release/", true, [&](Stored s) {
-    auto payload = open_signed(s.value, kReleaseLabel, pins_.writers);
-    auto release = payload ? decode_release(*payload) : std::unexpected(payload.error());
-    if (release && (release->app_id != app.id() || layout::release(release->number) != s.key))
-      release = fail(ErrorCode::kDataLoss, "record belongs to another release");
+    auto release = read_release(s, app, pins_);
     if (!release) {
-      wrong = std::move(release).error().in(context(app, s.key));
+      wrong = std::move(release).error();
       return false;
     }
     out.push_back(*std::move(release));
@@ -117,11 +129,22 @@ Result<Vault::Made> Vault::release(const App &app, const Manifest &manifest,
                                    const std::vector<NewSpec> &wanted, std::string_view reason,
                                    std::string_view who) {
   const std::string space = layout::space(app.id());
-  uint64_t number = 0;
+  for (const NewSpec &w : wanted)
+    if (w.machine.record.desired == Desired::kDestroyed) return being_destroyed(app, w.machine.record.id);
+  // The newest one, checked: its number decides the next.
+  std::string last;
   COFFER_CHECK(storage_.list(space, "release/", false, [&](Stored s) {
-    number = std::max<uint64_t>(number, std::stoull(s.key.substr(std::string_view("release/").size())));
+    last = std::move(s.key);
     return true;
   }));
+  uint64_t number = 0;
+  if (!last.empty()) {
+    COFFER_TRY(const auto stored, storage_.get(space, last));
+    if (stored) {
+      COFFER_TRY(const Release newest_release, read_release(*stored, app, pins_));
+      number = newest_release.number;
+    }
+  }
   Made out;
   Release &release = out.release;
   release.app_id = app.id();
@@ -188,6 +211,8 @@ Result<StoredMachine> Vault::set_desired(const App &app, const std::string &mach
       return fail(ErrorCode::kNotFound, context(app, "Machine " + machine + " does not exist"),
                   "See `coffer machine list`.");
     COFFER_TRY(MachineRecord record, read_machine(*stored, app, pins_));
+    if (record.desired == Desired::kDestroyed && desired != Desired::kDestroyed)
+      return being_destroyed(app, machine);
     record.desired = desired;
     record.updated_ms = now_ms();
     Batch b;
@@ -202,12 +227,22 @@ Result<StoredMachine> Vault::set_desired(const App &app, const std::string &mach
 }
 
 Result<void> Vault::remove_machine(const App &app, const std::string &machine) {
-  Batch b;
-  b.erase(layout::machine(machine));
+  std::vector<std::string> specs;
   COFFER_CHECK(storage_.list(layout::space(app.id()), layout::specs(machine), false, [&](Stored s) {
-    b.erase(s.key);
+    specs.push_back(std::move(s.key));
     return true;
   }));
+  // The record first: a Machine that is listed has its launch specs.  What a cut leaves, the next sweep
+  // takes.
+  Batch b;
+  b.erase(layout::machine(machine));
+  for (std::string &key : specs) {
+    if (b.ops().size() == storage_.limits().max_ops) {
+      COFFER_CHECK(commit(layout::space(app.id()), std::move(b)));
+      b = {};
+    }
+    b.erase(std::move(key));
+  }
   COFFER_CHECK(commit(layout::space(app.id()), std::move(b)));
   return {};
 }

@@ -20,10 +20,21 @@ Bytes text_bytes(std::string_view s) { return Bytes(s.begin(), s.end()); }
 
 Result<void> Vault::migrate(const Storage &target, std::string_view where,
                             const std::function<void(size_t, size_t)> &progress) {
+  const auto mark = [&](std::string_view space) {
+    Batch b;
+    b.put(std::string(layout::kMovedKey), text_bytes(where));
+    return storage_.commit(space, b);
+  };
   COFFER_TRY(const auto format, target.get(layout::kVaultSpace, layout::kFormatKey));
-  if (format)
-    return fail(ErrorCode::kAlreadyExists, "the target holds a vault already",
-                "Name an engine config whose [storage] is empty.");
+  if (format) {
+    // Cut off before its last step: everything has arrived, only the source does not say so.
+    COFFER_TRY(const auto marker, storage_.get(layout::kAppsSpace, layout::kMovedKey));
+    if (!marker || as_text(marker->value) != where)
+      return fail(ErrorCode::kAlreadyExists, "the target holds a vault already",
+                  "Name an engine config whose [storage] is empty.");
+    COFFER_CHECK(mark(layout::kVaultSpace));
+    return {};
+  }
   COFFER_TRY(const auto incoming, target.get(layout::kVaultSpace, kIncomingKey));
   COFFER_TRY(const auto leftover, target.spaces(""));
   if (!incoming && !leftover.empty())
@@ -33,11 +44,6 @@ Result<void> Vault::migrate(const Storage &target, std::string_view where,
   announce.put(std::string(kIncomingKey), {});
   COFFER_CHECK(target.commit(layout::kVaultSpace, announce));
 
-  const auto mark = [&](std::string_view space) {
-    Batch b;
-    b.put(std::string(layout::kMovedKey), text_bytes(where));
-    return storage_.commit(space, b);
-  };
   COFFER_CHECK(mark(layout::kAppsSpace));  // first: from here on no App can appear
   COFFER_TRY(const auto spaces, storage_.spaces(""));
   size_t done = 0;

@@ -31,6 +31,7 @@ struct Manifest {
   HashedHeader head;
   Bytes envelope;              // the signed header
   std::vector<Entry> entries;  // sorted by name
+  std::vector<Hash> parts;     // of the body
   uint64_t revision = 0;       // of the head key, for the next conditional commit
   uint64_t version() const { return head.header.version; }
   const Entry *find(std::string_view name) const;
