@@ -137,6 +137,7 @@ same Deployed "$(field 'map(.status) | unique[]' secrets list -a web)"
 same 1 "$(inside_env slow-1 INTERRUPTED)$(inside_env slow-2 INTERRUPTED | tr -d 1)"
 
 step "interrupted twice: it ends at once, and the next command goes on"
+: >set.err # of the one before: its lines are not this one's
 coffer secrets set -a web INTERRUPTED=2 >set.out 2>set.err &
 pid=$!
 eventually 30 grep -q 'stopping the old instance' set.err
