@@ -48,13 +48,15 @@ end_of_test() {
   exit "$code"
 }
 
-# processes_of TEXT: ids of processes, not of this script, that have TEXT in an argument or in COFFER_HOME.
+# processes_of FOLDER: ids of processes, not of this script, that name it in an argument or in COFFER_HOME, or have a
+# file open below it.  The last is how the supervisor of a Machine is found.
 processes_of() {
   local dir pid
   for dir in /proc/[0-9]*; do
     pid=${dir#/proc/}
     if [ "$pid" = "$$" ] || [ "$pid" = "$BASHPID" ]; then continue; fi
-    if grep -qsaF -- "$1" "$dir/cmdline" || grep -qsaF -- "COFFER_HOME=$1" "$dir/environ"; then
+    if grep -qsaF -- "$1" "$dir/cmdline" || grep -qsaF -- "COFFER_HOME=$1" "$dir/environ" ||
+      [ -n "$(find "$dir/fd" -lname "$1/*" -print -quit 2>/dev/null)" ]; then
       echo "$pid"
     fi
   done

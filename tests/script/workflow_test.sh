@@ -317,6 +317,7 @@ migrate "$storage" moved-2
 step "destroy"
 expect_code 130 coffer apps destroy web </dev/null
 ok coffer machine destroy -a web two --force
+[ "$runtime" != process ] || [ -n "$(processes_of "$COFFER_HOME")" ] || failed "no process of a started Machine is found"
 ok coffer apps destroy web -y
 expect_code 3 coffer secrets list -a web
 same "" "$(processes_of "$COFFER_HOME")" "processes after the App was destroyed"
