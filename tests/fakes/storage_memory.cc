@@ -1,5 +1,5 @@
 // A storage in memory, for the process: instances with the same `name` are one backend.  Its limits are
-// options; in `folder` it is told to fail (fail-commit) and notes its commits.
+// options; in `folder` it is told to fail (fail-get, -list, -commit, -drop) and notes its commits.
 #include <coffer/storage.hpp>
 #include <map>
 #include <mutex>
@@ -52,6 +52,7 @@ class MemoryStorage final : public Storage {
 
   void list(const Call &, std::string_view space, std::string_view prefix, std::string_view after,
             uint64_t limit, bool with_values, const Values &emit) override {
+    coffer::fakes::Fault(folder_, "list").before();
     std::map<std::string, std::pair<uint64_t, std::string>> copy;
     {
       const std::scoped_lock lock(backend_.mutex);

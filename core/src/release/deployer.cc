@@ -232,9 +232,13 @@ Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason,
     const MachineStatus &m = *wanted[i];
     MachineResult result{m.stored.record.id, m.stored.record.name, "skipped"};
     if (!out.failed) {
-      COFFER_TRY(BootOrder next, order(app, made->specs[i]));
-      COFFER_TRY(auto back, way_back(app, m));
-      auto booted = agent_.boot(next, back ? &*back : nullptr);
+      std::optional<BootOrder> back;
+      const auto boot = [&]() -> Result<BootOutcome> {
+        COFFER_TRY(const BootOrder next, order(app, made->specs[i]));
+        COFFER_TRY(back, way_back(app, m));
+        return agent_.boot(next, back ? &*back : nullptr);
+      };
+      auto booted = boot();
       if (!booted && booted.error().code == ErrorCode::kAborted) {
         // A newer release got there first, and its manifest has this change too; or it was stopped meanwhile.
         result.result = "superseded";

@@ -7,6 +7,8 @@
 namespace coffer {
 namespace {
 
+constexpr int kMaxTries = 20;
+
 std::string new_machine_id() { return hex(random_array<7>()); }
 
 std::string machine_context(const App &app, const MachineRecord &m) {
@@ -41,9 +43,20 @@ Result<void> Deployer::check_fresh(const App &app, const std::vector<StoredMachi
 
 Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
   COFFER_TRY(std::vector<StoredMachine> stored, vault_.machines(app));
+  for (int tries = 1;; ++tries) {
+    auto all = look(app, stored);
+    if (all || tries == kMaxTries) return all;
+    // Others may have destroyed or changed a Machine since it was listed.
+    COFFER_TRY(std::vector<StoredMachine> now, vault_.machines(app));
+    if (std::ranges::equal(now, stored, {}, &StoredMachine::revision, &StoredMachine::revision)) return all;
+    stored = std::move(now);
+  }
+}
+
+Result<std::vector<MachineStatus>> Deployer::look(const App &app, const std::vector<StoredMachine> &stored) {
   COFFER_CHECK(check_fresh(app, stored));
   std::vector<MachineStatus> out;
-  for (StoredMachine &m : stored) {
+  for (const StoredMachine &m : stored) {
     MachineStatus status;
     COFFER_TRY(status.spec, vault_.spec(app, m.record, m.record.spec_number));
     if (status.spec.spec.config.kind == MachineKind::kLocal) continue;
@@ -51,7 +64,7 @@ Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
     if (state) {
       COFFER_TRY(status.view, agent_.view(*state));
     }
-    status.stored = std::move(m);
+    status.stored = m;
     out.push_back(std::move(status));
   }
   return out;

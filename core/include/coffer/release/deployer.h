@@ -88,6 +88,7 @@ class Deployer {
   // Finishes or undoes what a process that died has left: Machines never acknowledged, destroys begun.
   Result<void> recover(const App &);
   Result<void> check_fresh(const App &, const std::vector<StoredMachine> &) const;
+  Result<std::vector<MachineStatus>> look(const App &, const std::vector<StoredMachine> &);
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
   Result<Vault::Made> make_release(const App &, Manifest &, std::vector<NewSpec> &, std::string_view reason);
   Result<BootOrder> order(const App &, SignedSpec spec);

@@ -1,0 +1,722 @@
+// The whole embedded path over a runtime of files and storages in memory: real vault, key service, agent and
+// injectors; what fails, and what others do meanwhile.
+#include "coffer/release/deployer.h"
+
+#include <set>
+
+#include "coffer/base/codec.h"
+#include "coffer/base/process.h"
+#include "coffer/keys/key_service.h"
+#include "fakes.h"
+
+namespace coffer {
+namespace {
+
+using fakes::calls;
+using fakes::fail_next;
+using fakes::Fails;
+using fakes::ok;
+using testing::AnyOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Pair;
+using testing::SizeIs;
+using testing::StartsWith;
+using testing::UnorderedElementsAre;
+
+const std::string kDead = "00000000-0000-0000-0000-000000000000:1:1";  // a process of another boot
+
+template <size_t N>
+std::array<uint8_t, N> filled(uint8_t byte) {
+  std::array<uint8_t, N> a;
+  a.fill(byte);
+  return a;
+}
+using Values = std::map<std::string, std::string>;
+
+// A key service that tells when it is asked.
+class WatchedKeys : public AppKeys, public BootKeys {
+ public:
+  explicit WatchedKeys(KeyService service) : service_(std::move(service)) {}
+  Result<AppKey> create_app(std::string_view name) override { return service_.create_app(name); }
+  Result<void> destroy_app(std::string_view name) override { return service_.destroy_app(name); }
+  Result<std::optional<SeenHead>> seen(const AppId &app) const override {
+    auto head = service_.seen(app);
+    if (after_seen) std::exchange(after_seen, {})();
+    return head;
+  }
+  Result<void> advance(const AppId &app, const std::vector<Bytes> &headers) override {
+    return service_.advance(app, headers);
+  }
+  Result<void> grant(const AppId &app, std::string_view machine, const PublicKey &host,
+                     ByteSpan spec) override {
+    return service_.grant(app, machine, host, spec);
+  }
+  Result<void> revoke(const AppId &app, std::string_view machine) override {
+    return service_.revoke(app, machine);
+  }
+  Result<Bytes> token(ByteSpan request) override { return service_.token(request); }
+  Result<Bytes> open(ByteSpan request) override {
+    if (before_open) std::exchange(before_open, {})();
+    return service_.open(request);
+  }
+  mutable std::function<void()> after_seen, before_open;  // called once
+
+ private:
+  KeyService service_;
+};
+
+// What all processes of one user share.
+struct World {
+  World() {
+    static int count = 0;
+    number = std::to_string(++count);
+    for (const char *name : {"vault", "keys", "agent", "runtime"})
+      std::filesystem::create_directory(folder.path() / name);
+    EXPECT_TRUE(ok(Vault::initialize(storage("vault"))));
+    identity = *KeyService::initialize(storage("keys"), *kms());
+  }
+  Storage storage(const std::string &role) const {
+    return *Storage::open(
+        fakes::plugin("storage-memory", {{"name", role + number}, {"folder", folder.file(role)}}));
+  }
+  Result<Kms> kms() const { return Kms::open(fakes::plugin("kms-local", {{"path", folder.file("kms")}})); }
+
+  fakes::Folder folder;
+  std::string number;
+  PublicKey identity{};
+  fakes::Instances machines{folder.path() / "runtime"};
+};
+
+// One `coffer` process.  Those of a test have one pid, so the leases do not keep them apart.
+struct Process {
+  explicit Process(const World &w)
+      : world(w),
+        vault(*Vault::open(w.storage("vault"), *SigningKey::from_seed(filled<32>(1)),
+                           {{SigningKey::from_seed(filled<32>(1))->public_key()}, w.identity})),
+        keys(*KeyService::open(w.storage("keys"), [&w] { return w.kms(); },
+                               {SigningKey::from_seed(filled<32>(1))->public_key()})),
+        agent(Agent::create({.open_store = [&w]() -> Result<Storage> { return w.storage("agent"); },
+                             .open_runtime = [this]() -> Result<Runtime> {
+                               if (before_runtime) before_runtime();
+                               return Runtime::open(fakes::plugin(
+                                   "runtime-files", {{"path", world.machines.folder().string()}}));
+                             },
+                             .open_injectors = []() -> Result<std::vector<Injector>> {
+                               std::vector<Injector> all;
+                               for (const char *name : {"inject-file", "inject-env"}) {
+                                 COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
+                                 all.push_back(std::move(i));
+                               }
+                               return all;
+                             },
+                             .host_key = *SigningKey::from_seed(filled<32>(2)),
+                             .writers = {SigningKey::from_seed(filled<32>(1))->public_key()},
+                             .identity = w.identity,
+                             .keys = &keys,
+                             .cancel_fd = -1,
+                             .progress =
+                                 [this](std::string_view machine, std::string_view step) {
+                                   if (on_step) on_step(std::string(machine), step);
+                                 }})),
+        deployer(vault, keys, agent, "ann@laptop") {}
+  Process(const Process &) = delete;
+  Process &operator=(const Process &) = delete;
+
+  Result<Written> set(const App &app, const Values &values, const std::vector<std::string> &unset = {}) {
+    auto sealer = Sealer::create(app.key, SecretBytes::copy_of(filled<32>(3)));
+    std::vector<SealedSecret> sealed;
+    for (const auto &[name, value] : values)
+      sealed.push_back(*sealer->seal(name, SecretBytes::copy_of(as_bytes(value))));
+    return deployer.write(app, sealed, unset);
+  }
+
+  const World &world;
+  std::function<void()> before_runtime;
+  std::function<void(const std::string &machine, std::string_view step)> on_step;
+  Vault vault;
+  WatchedKeys keys;
+  Agent agent;
+  Deployer deployer;
+};
+
+class DeployerTest : public testing::Test {
+ protected:
+  DeployerTest() : app_(*us_.deployer.create_app("web")) {}
+
+  MachineStatus run(const std::string &name) {
+    MachineConfig config;
+    config.name = name;
+    config.image = "host";
+    auto ran = us_.deployer.run(app_, std::move(config));
+    EXPECT_TRUE(ok(ran));
+    return ran ? std::move(ran->machine) : MachineStatus{};
+  }
+  MachineStatus status(const std::string &name) {
+    auto m = us_.deployer.machine(app_, name);
+    EXPECT_TRUE(ok(m));
+    return m ? *std::move(m) : MachineStatus{};
+  }
+  std::string instance(const std::string &name) { return machines_.of(status(name).stored.record.id); }
+  // A variable of the Machine's app; "-" when it does not have it.
+  std::string variable(const std::string &machine, const std::string &name) {
+    return machines_.get(instance(machine), "env-" + name).value_or("-");
+  }
+  RolloutResult rollout(bool force = false) {
+    auto out = us_.deployer.rollout(app_, "secrets set", force);
+    EXPECT_TRUE(ok(out));
+    return out ? *std::move(out) : RolloutResult{};
+  }
+  static std::map<std::string, std::string> results(const RolloutResult &r) {
+    std::map<std::string, std::string> out;
+    for (const MachineResult &m : r.machines) out[m.name] = m.result;
+    return out;
+  }
+  std::map<std::string, std::string> statuses() {
+    std::map<std::string, std::string> out;
+    const auto manifest = us_.deployer.newest(app_);
+    EXPECT_TRUE(ok(manifest));
+    const auto all = us_.deployer.secrets(app_, *manifest);
+    EXPECT_TRUE(ok(all));
+    for (const SecretView &s : *all) out[s.entry.name] = to_string(s.status);
+    return out;
+  }
+  // Nobody holds a Machine, nothing is half done, and the runtime has what is known and nothing else.
+  void expect_tidy() {
+    const auto states = us_.agent.states();
+    ASSERT_TRUE(ok(states));
+    std::vector<std::string> known;
+    for (const MachineState &s : *states) {
+      EXPECT_EQ(s.lease_owner, "") << s.name;
+      EXPECT_FALSE(s.pending) << s.name;
+      EXPECT_THAT(s.leftovers, IsEmpty()) << s.name;
+      if (s.current) known.push_back(s.current->instance_id);
+    }
+    std::ranges::sort(known);
+    EXPECT_EQ(machines_.all(), known);
+  }
+  void expect_nothing() {
+    EXPECT_THAT(machines_.all(), IsEmpty());
+    EXPECT_THAT(us_.agent.states().value_or(std::vector<MachineState>(1)), IsEmpty());
+    EXPECT_THAT(us_.vault.machines(app_).value_or(std::vector<StoredMachine>(1)), IsEmpty());
+  }
+  // From now on the leases of this process are those of one that died.
+  void die() {
+    const auto text = [](std::string_view t) { return std::string(as_text(Encoder().text(t).take())); };
+    const std::string owner = text(process_identity());
+    const Storage store = world_.storage("agent");
+    std::vector<Stored> all;
+    ASSERT_TRUE(ok(store.list("machines", "", true, [&](Stored s) {
+      all.push_back(std::move(s));
+      return true;
+    })));
+    for (const Stored &s : all) {
+      std::string bytes(as_text(s.value));
+      const size_t place = bytes.find(owner);
+      if (place == std::string::npos) continue;
+      bytes.replace(place, owner.size(), text(kDead));
+      Batch b;
+      b.put(s.key, Bytes(bytes.begin(), bytes.end()));
+      ASSERT_TRUE(ok(store.commit("machines", b)));
+    }
+  }
+  std::filesystem::path at(const std::string &role) const { return world_.folder.path() / role; }
+
+  World world_;
+  fakes::Instances &machines_ = world_.machines;
+  Process us_{world_};
+  const App app_;
+};
+
+// ---- run, start, stop, destroy ----
+
+TEST_F(DeployerTest, ARunMachineHasTheSecretsAndANumberedRelease) {
+  const std::string odd = "line\nquote\" = \x01 \xc3\xa9";
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}, {"ODD", odd}})));
+  const MachineStatus m = run("one");
+  EXPECT_TRUE(m.started());
+  EXPECT_EQ(m.release(), 1u);
+  EXPECT_EQ(m.version(), 2u);
+  EXPECT_EQ(variable("one", "ODD"), odd);
+  run("two");
+  EXPECT_EQ(status("two").release(), 2u);
+  for (const Release &r : us_.vault.releases(app_).value_or(std::vector<Release>{}))
+    EXPECT_EQ(r.outcome, ReleaseOutcome::kDone);
+  MachineConfig again;
+  again.name = "one";
+  EXPECT_THAT(us_.deployer.run(app_, again), Fails(ErrorCode::kAlreadyExists, "a Machine one already"));
+  expect_tidy();
+}
+
+TEST_F(DeployerTest, AStoppedMachineStartsWithTheNewestSecretsUnderItsOldId) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  const MachineStatus before = run("one");
+  ASSERT_TRUE(ok(us_.deployer.stop(app_, before)));
+  EXPECT_EQ(status("one").now(), State::kStopped);
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}})));
+  const auto started = us_.deployer.start(app_, status("one"));
+  ASSERT_TRUE(ok(started));
+  EXPECT_EQ(started->machine.stored.record.id, before.stored.record.id);
+  EXPECT_NE(started->machine.view->state.current->instance_id, before.view->state.current->instance_id);
+  EXPECT_EQ(variable("one", "A"), "2");
+  expect_tidy();
+}
+
+TEST_F(DeployerTest, ARestartThatFailsSaysThatThePreviousInstanceRuns) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  run("one");
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}})));
+  fail_next(at("runtime"), "start");
+  EXPECT_THAT(us_.deployer.start(app_, status("one")), Fails(ErrorCode::kUnavailable, "Machine one"));
+  EXPECT_TRUE(status("one").started());
+  EXPECT_EQ(variable("one", "A"), "1");
+  expect_tidy();
+}
+
+TEST_F(DeployerTest, ADestroyedMachineLeavesNothingAndItsGrantStaysRevoked) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  const MachineStatus m = run("one");
+  ASSERT_TRUE(ok(us_.deployer.destroy(app_, m)));
+  expect_nothing();
+  EXPECT_THAT(us_.keys.grant(app_.id(), m.stored.record.id, us_.agent.host(), m.spec.envelope),
+              Fails(ErrorCode::kPermissionDenied, "revoked"));
+  EXPECT_THAT(us_.deployer.machine(app_, "one"), Fails(ErrorCode::kNotFound, "no Machine one"));
+}
+
+TEST_F(DeployerTest, ADestroyThatFailsIsFinishedByTheNextCommandAndNothingStartsItAgain) {
+  for (const char *role : {"vault", "keys", "agent", "runtime"})
+    for (int nth = 1; nth <= 20; ++nth) {
+      const MachineStatus m = run("one");
+      const std::string what = role == std::string("runtime") ? "destroy" : "commit";
+      fail_next(at(role), what, nth);
+      const auto destroyed = us_.deployer.destroy(app_, m);
+      fakes::stop_failing(at(role), what);
+      if (destroyed) break;
+      ASSERT_LT(nth, 20);
+      if (const auto there = us_.deployer.machine(app_, "one");
+          there && there->stored.record.desired == Desired::kDestroyed) {
+        EXPECT_FALSE(us_.deployer.start(app_, *there));
+      }
+      // Any command that writes goes on with it, if it was said at all.
+      Process next(world_);
+      ASSERT_TRUE(ok(next.deployer.rollout(app_, "deploy", false)));
+      if (const auto there = us_.deployer.machine(app_, "one")) {
+        EXPECT_NE(there->stored.record.desired, Desired::kDestroyed) << role << nth;
+        ASSERT_TRUE(ok(us_.deployer.destroy(app_, *there)));
+      }
+      expect_nothing();
+    }
+}
+
+struct Point {
+  const char *role, *what;
+  bool after = false;
+};
+constexpr Point kPoints[] = {{"vault", "get"},
+                             {"vault", "list"},
+                             {"vault", "commit"},
+                             {"vault", "commit", true},
+                             {"keys", "get"},
+                             {"keys", "commit"},
+                             {"keys", "commit", true},
+                             {"runtime", "create"},
+                             {"runtime", "create", true},
+                             {"runtime", "start"},
+                             {"runtime", "start", true},
+                             {"runtime", "inspect"}};
+
+TEST_F(DeployerTest, ARunThatFailsAtAnyStepLeavesNoHalfMachine) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  int failures = 0;
+  for (const Point &p : kPoints)
+    for (int nth = 1; nth <= 60; ++nth) {
+      SCOPED_TRACE(std::string(p.role) + " " + p.what + " " + std::to_string(nth) +
+                   (p.after ? " after" : ""));
+      Process process(world_);
+      fail_next(at(p.role), p.what, nth, ErrorCode::kUnavailable, p.after);
+      MachineConfig config;
+      config.name = "one";
+      const auto ran = process.deployer.run(app_, config);
+      const bool reached = !std::filesystem::exists(at(p.role) / ("fail-" + std::string(p.what)));
+      fakes::stop_failing(at(p.role), p.what);
+      failures += !ran;
+      expect_tidy();
+      if (const auto m = us_.deployer.machine(app_, "one")) {
+        EXPECT_TRUE(m->started());
+        ASSERT_TRUE(ok(us_.deployer.destroy(app_, *m)));
+      }
+      expect_nothing();
+      if (!reached) break;
+    }
+  EXPECT_GT(failures, 30);
+}
+
+TEST_F(DeployerTest, WhatIsWrongWithASecretIsSaidBeforeAnInstanceExists) {
+  MachineConfig config;
+  config.name = "one";
+  config.files = {{"/run/key", "ABSENT", "", 0400, FileEncoding::kRaw, false, false, 0, 0}};
+  EXPECT_THAT(us_.deployer.run(app_, config), Fails(ErrorCode::kNotFound, "ABSENT"));
+  ASSERT_TRUE(ok(us_.set(app_, {{"NUL", std::string("a\0b", 3)}})));
+  config.files.clear();
+  EXPECT_THAT(us_.deployer.run(app_, config), Fails(ErrorCode::kInvalidArgument, "secret NUL"));
+  ASSERT_TRUE(ok(us_.set(app_, {{"LONG", std::string(131071, 'x')}}, {"NUL"})));
+  EXPECT_THAT(us_.deployer.run(app_, config), Fails(ErrorCode::kInvalidArgument, "secret LONG"));
+  EXPECT_EQ(fakes::position(calls(at("runtime")), "create"), -1);
+  expect_nothing();
+
+  Values many;
+  for (int i = 0; i < 17; ++i) many["V" + std::to_string(i)] = std::string(128'000, 'x');
+  ASSERT_TRUE(ok(us_.set(app_, many, {"LONG"})));
+  EXPECT_THAT(us_.deployer.run(app_, config), Fails(ErrorCode::kFailedPrecondition, "2 MiB"));
+  EXPECT_EQ(fakes::position(calls(at("runtime")), "start"), -1);
+  expect_nothing();
+}
+
+TEST_F(DeployerTest, APlainVariableThatASecretHidesIsWarnedOf) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "secret"}})));
+  MachineConfig config;
+  config.name = "one";
+  config.env = {{"A", "plain"}};
+  const auto ran = us_.deployer.run(app_, config);
+  ASSERT_TRUE(ok(ran));
+  EXPECT_THAT(ran->warnings, ElementsAre(HasSubstr("variable A is set both")));
+  EXPECT_EQ(variable("one", "A"), "secret");
+}
+
+// ---- roll-out ----
+
+TEST_F(DeployerTest, ARolloutBootsTheStartedMachinesAnewAndLeavesStoppedOnes) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  run("one");
+  run("two");
+  ASSERT_TRUE(ok(us_.deployer.stop(app_, run("still"))));
+  const std::string old = instance("one");
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}})));
+  const RolloutResult r = rollout();
+  EXPECT_THAT(results(r), UnorderedElementsAre(Pair("one", "started"), Pair("two", "started")));
+  EXPECT_EQ(r.version, 3u);
+  EXPECT_NE(instance("one"), old);
+  EXPECT_EQ(variable("one", "A"), "2");
+  EXPECT_EQ(variable("two", "A"), "2");
+  EXPECT_EQ(status("still").now(), State::kStopped);
+  EXPECT_EQ(variable("still", "A"), "1");
+  EXPECT_EQ(rollout().release, 0u);  // nothing is behind
+  EXPECT_EQ(rollout(true).release, r.release + 1);
+  expect_tidy();
+}
+
+TEST_F(DeployerTest, AFailedMachineIsBootedByTheNextRollout) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "wrong"}})));
+  run("one");
+  machines_.set(instance("one"), "state", "failed");
+  EXPECT_EQ(status("one").now(), State::kFailed);
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "right"}})));
+  EXPECT_THAT(results(rollout()), ElementsAre(Pair("one", "started")));
+  EXPECT_EQ(variable("one", "A"), "right");
+  expect_tidy();
+}
+
+TEST_F(DeployerTest, AfterAFailureAllMachinesGoBack) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  for (const char *name : {"one", "two", "three"}) run(name);
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}})));
+  fail_next(at("runtime"), "start", 2);
+  const RolloutResult r = rollout();
+  ASSERT_TRUE(r.failed);
+  EXPECT_THAT(r.failed->message, StartsWith("Machine "));
+  std::multiset<std::string> each;
+  for (const auto &[name, result] : results(r)) each.insert(result);
+  EXPECT_THAT(each, UnorderedElementsAre("kept", "kept", "skipped"));
+  for (const char *name : {"one", "two", "three"}) {
+    EXPECT_TRUE(status(name).started());
+    EXPECT_EQ(variable(name, "A"), "1") << name;
+    EXPECT_EQ(status(name).version(), 2u);
+  }
+  EXPECT_EQ(us_.vault.releases(app_)->back().outcome, ReleaseOutcome::kFailed);
+  EXPECT_THAT(statuses(), ElementsAre(Pair("A", "Staged")));
+  expect_tidy();
+
+  // And again, without the failure.
+  EXPECT_FALSE(rollout().failed);
+  for (const char *name : {"one", "two", "three"}) EXPECT_EQ(variable(name, "A"), "2") << name;
+  EXPECT_THAT(statuses(), ElementsAre(Pair("A", "Deployed")));
+  expect_tidy();
+}
+
+TEST_F(DeployerTest, ARolloutThatFailsAtAnyStepEndsAllNewOrAllOld) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "0"}})));
+  run("one");
+  run("two");
+  int failures = 0, round = 0;
+  for (const Point &p : kPoints)
+    for (int nth = 1; nth <= 80; ++nth) {
+      SCOPED_TRACE(std::string(p.role) + " " + p.what + " " + std::to_string(nth) +
+                   (p.after ? " after" : ""));
+      const std::string old = variable("one", "A"), fresh = std::to_string(++round);
+      Process process(world_);
+      ASSERT_TRUE(ok(process.set(app_, {{"A", fresh}})));
+      fail_next(at(p.role), p.what, nth, ErrorCode::kUnavailable, p.after);
+      const auto r = process.deployer.rollout(app_, "secrets set", false);
+      const bool reached = !std::filesystem::exists(at(p.role) / ("fail-" + std::string(p.what)));
+      fakes::stop_failing(at(p.role), p.what);
+      failures += !r || r->failed;
+      expect_tidy();
+      ASSERT_TRUE(status("one").started());
+      ASSERT_TRUE(status("two").started());
+      ASSERT_THAT(variable("one", "A"), AnyOf(old, fresh));
+      ASSERT_EQ(variable("one", "A"), variable("two", "A"));
+      EXPECT_TRUE(!r || r->failed || variable("one", "A") == fresh);
+      if (!reached) break;
+    }
+  EXPECT_GT(failures, 30);
+}
+
+TEST_F(DeployerTest, AfterAFailureOfTheAgentsStoreTheNextRolloutMakesAllNew) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "0"}})));
+  run("one");
+  run("two");
+  int round = 0;
+  for (const bool after : {false, true})
+    for (int nth = 1; nth <= 40; ++nth) {
+      SCOPED_TRACE(std::to_string(nth) + (after ? " after" : ""));
+      const std::string fresh = std::to_string(++round);
+      ASSERT_TRUE(ok(us_.set(app_, {{"A", fresh}})));
+      fail_next(at("agent"), "commit", nth, ErrorCode::kUnavailable, after);
+      (void)us_.deployer.rollout(app_, "secrets set", false);
+      const bool reached = !std::filesystem::exists(at("agent") / "fail-commit");
+      fakes::stop_failing(at("agent"), "commit");
+      die();
+      Process next(world_);
+      const auto r = next.deployer.rollout(app_, "deploy", false);
+      ASSERT_TRUE(ok(r));
+      EXPECT_FALSE(r->failed);
+      for (const char *name : {"one", "two"}) {
+        EXPECT_TRUE(status(name).started());
+        EXPECT_EQ(variable(name, "A"), fresh);
+      }
+      expect_tidy();
+      if (!reached) break;
+    }
+}
+
+TEST_F(DeployerTest, AMachineThatANewerReleaseHasReachedIsSuperseded) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  const std::string one = run("one").stored.record.id;
+  run("two");
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}})));
+  Process others(world_);
+  std::string first;
+  us_.on_step = [&](const std::string &machine, std::string_view step) {
+    if (step != "preparing" || !first.empty()) return;
+    first = machine == one ? "one" : "two";
+    const std::string other = first == "one" ? "two" : "one";
+    ASSERT_TRUE(ok(others.set(app_, {{"A", "3"}})));
+    ASSERT_TRUE(ok(others.deployer.start(app_, *others.deployer.machine(app_, other))));
+  };
+  const RolloutResult r = rollout();
+  EXPECT_FALSE(r.failed) << r.failed->message;
+  EXPECT_EQ(results(r)[first], "started");
+  EXPECT_EQ(results(r)[first == "one" ? "two" : "one"], "superseded");
+  EXPECT_EQ(variable(first == "one" ? "two" : "one", "A"), "3");
+}
+
+// ---- statuses ----
+
+TEST_F(DeployerTest, StatusSaysWhatTheStartedMachinesHave) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}, {"B", "1"}})));
+  EXPECT_THAT(statuses(), ElementsAre(Pair("A", "Staged"), Pair("B", "Staged")));
+  run("one");
+  run("two");
+  EXPECT_THAT(statuses(), ElementsAre(Pair("A", "Deployed"), Pair("B", "Deployed")));
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}, {"C", "1"}}, {"B"})));
+  EXPECT_THAT(statuses(),
+              ElementsAre(Pair("A", "Staged"), Pair("B", "Removed (staged)"), Pair("C", "Staged")));
+  ASSERT_TRUE(ok(us_.deployer.start(app_, status("two"))));
+  EXPECT_THAT(statuses(),
+              ElementsAre(Pair("A", "Partial"), Pair("B", "Removed (staged)"), Pair("C", "Partial")));
+  // A stopped Machine has nothing.
+  ASSERT_TRUE(ok(us_.deployer.stop(app_, status("one"))));
+  EXPECT_THAT(statuses(), ElementsAre(Pair("A", "Deployed"), Pair("C", "Deployed")));
+  ASSERT_TRUE(ok(us_.deployer.stop(app_, status("two"))));
+  EXPECT_THAT(statuses(), ElementsAre(Pair("A", "Staged"), Pair("C", "Staged")));
+}
+
+// ---- a command of this host ----
+
+TEST_F(DeployerTest, ALocalCommandHasTheEnvironmentAndItsGrantEndsWithIt) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}, {"B", "2"}})));
+  std::string id;
+  Bytes spec;
+  const auto body = [&](const std::vector<Delivery> &environment) -> Result<void> {
+    std::map<std::string, std::string> got;
+    for (const Delivery &d : environment) got[d.name] = as_text(d.value.reveal());
+    EXPECT_THAT(got, ElementsAre(Pair("B", "2")));
+    const auto all = us_.vault.machines(app_);
+    EXPECT_TRUE(all && all->size() == 1);
+    id = all->front().record.id;
+    spec = us_.vault.spec(app_, all->front().record, 1)->envelope;
+    EXPECT_THAT(us_.deployer.machines(app_).value_or(std::vector<MachineStatus>(1)),
+                IsEmpty());  // not listed
+    // What others do meanwhile does not end it.
+    Process other(world_);
+    EXPECT_TRUE(ok(other.deployer.rollout(app_, "deploy", false)));
+    EXPECT_THAT(us_.vault.machines(app_).value_or(std::vector<StoredMachine>{}), SizeIs(1));
+    return {};
+  };
+  ASSERT_TRUE(ok(us_.deployer.run_local(app_, {"B"}, body)));
+  expect_nothing();
+  EXPECT_THAT(us_.keys.grant(app_.id(), id, us_.agent.host(), spec),
+              Fails(ErrorCode::kPermissionDenied, "revoked"));
+
+  const auto fails = [](const std::vector<Delivery> &) -> Result<void> {
+    return fail(ErrorCode::kUnknown, "the command failed");
+  };
+  EXPECT_THAT(us_.deployer.run_local(app_, {}, fails), Fails(ErrorCode::kUnknown, "the command failed"));
+  EXPECT_THAT(us_.deployer.run_local(app_, {"X"}, fails), Fails(ErrorCode::kNotFound, "no secret X"));
+  expect_nothing();
+}
+
+// ---- what a process that died has left ----
+
+TEST_F(DeployerTest, ACreationThatWasNeverAcknowledgedIsUndone) {
+  // Reserved only; and with its release in the vault.
+  for (const bool released : {false, true}) {
+    const std::string id = "0123456789abcd";
+    ASSERT_TRUE(ok(us_.agent.reserve(app_.id(), "web", id, "one")));
+    if (released) {
+      NewSpec spec;
+      spec.machine.record.id = id;
+      spec.config.name = "one";
+      const auto made = us_.vault.release(app_, *us_.vault.newest(app_), {spec}, "machine run", "ann");
+      ASSERT_TRUE(ok(made));
+      ASSERT_TRUE(ok(us_.keys.grant(app_.id(), id, us_.agent.host(), made->specs[0].envelope)));
+    }
+    die();
+    Process next(world_);
+    ASSERT_TRUE(ok(next.deployer.rollout(app_, "deploy", false)));
+    expect_nothing();
+  }
+}
+
+TEST_F(DeployerTest, ACreationThatIsUnderWayIsLeftAlone) {
+  ASSERT_TRUE(ok(us_.agent.reserve(app_.id(), "web", "0123456789abcd", "one")));
+  Process next(world_);
+  ASSERT_TRUE(ok(next.deployer.rollout(app_, "deploy", false)));
+  EXPECT_THAT(us_.agent.states().value_or(std::vector<MachineState>{}), SizeIs(1));
+}
+
+// ---- others at work ----
+
+TEST_F(DeployerTest, AnotherWriterBetweenTwoLooksIsNoRollBack) {
+  Process other(world_);
+  int n = 0;
+  us_.keys.after_seen = [&] { ASSERT_TRUE(ok(other.set(app_, {{"THEIRS", std::to_string(++n)}}))); };
+  EXPECT_TRUE(ok(us_.deployer.newest(app_)));
+  us_.keys.after_seen = [&] { ASSERT_TRUE(ok(other.set(app_, {{"THEIRS", std::to_string(++n)}}))); };
+  EXPECT_TRUE(ok(us_.set(app_, {{"OURS", "1"}})));
+  const auto m = us_.deployer.newest(app_);
+  ASSERT_TRUE(ok(m));
+  EXPECT_NE(m->find("OURS"), nullptr);
+  EXPECT_NE(m->find("THEIRS"), nullptr);
+}
+
+TEST_F(DeployerTest, ABootGoesThroughWhileAnotherWrites) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  Process other(world_);
+  us_.keys.before_open = [&] { ASSERT_TRUE(ok(other.set(app_, {{"B", "1"}}))); };
+  run("one");
+  EXPECT_EQ(variable("one", "A"), "1");
+  expect_tidy();
+}
+
+TEST_F(DeployerTest, AMachineThatIsDestroyedWhileTheyAreListedIsNoDamage) {
+  run("one");
+  run("two");
+  Process reader(world_), other(world_);
+  bool destroyed = false;
+  reader.before_runtime = [&] {
+    destroyed = true;
+    for (const MachineStatus &m : us_.deployer.machines(app_).value_or(std::vector<MachineStatus>{}))
+      ASSERT_TRUE(ok(other.deployer.destroy(app_, m)));
+  };
+  const auto listed = reader.deployer.machines(app_);
+  EXPECT_TRUE(destroyed);
+  ASSERT_TRUE(ok(listed));
+}
+
+TEST_F(DeployerTest, AMachineStoppedDuringARolloutStaysStopped) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  const std::string one = run("one").stored.record.id;
+  run("two");
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}})));
+  Process other(world_);
+  std::string stopped;
+  us_.on_step = [&](const std::string &machine, std::string_view step) {
+    if (step != "preparing" || !stopped.empty()) return;
+    stopped = machine == one ? "two" : "one";
+    ASSERT_TRUE(ok(other.deployer.stop(app_, *other.deployer.machine(app_, stopped))));
+  };
+  const RolloutResult r = rollout();
+  EXPECT_FALSE(r.failed);
+  EXPECT_EQ(results(r)[stopped], "superseded");
+  EXPECT_EQ(status(stopped).now(), State::kStopped);
+  EXPECT_EQ(status(stopped).stored.record.desired, Desired::kStopped);
+  expect_tidy();
+}
+
+// ---- a vault that is not what it was ----
+
+TEST_F(DeployerTest, YesterdaysVaultIsRefusedAndNothingIsDone) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  run("one");
+  const std::string space = "app-" + hex(app_.id());
+  const Storage storage = world_.storage("vault");
+  std::vector<Stored> copy;
+  ASSERT_TRUE(ok(storage.list(space, "", true, [&](Stored s) {
+    copy.push_back(std::move(s));
+    return true;
+  })));
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "2"}})));
+  rollout();
+  run("two");
+  const std::vector<std::string> running = machines_.all();
+  ASSERT_TRUE(ok(storage.drop_space(space)));
+  Batch b;
+  for (Stored &s : copy) b.put(std::move(s.key), std::move(s.value));
+  ASSERT_TRUE(ok(storage.commit(space, b)));
+  fakes::forget_calls(at("runtime"));
+
+  Process next(world_);
+  MachineConfig config;
+  config.name = "three";
+  EXPECT_THAT(next.deployer.newest(app_), Fails(ErrorCode::kDataLoss, "App web"));
+  EXPECT_THAT(next.set(app_, {{"A", "3"}}), Fails(ErrorCode::kDataLoss, "App web"));
+  EXPECT_THAT(next.deployer.rollout(app_, "deploy", true), Fails(ErrorCode::kDataLoss, "App web"));
+  EXPECT_THAT(next.deployer.run(app_, config), Fails(ErrorCode::kDataLoss, "App web"));
+  EXPECT_THAT(next.deployer.run_local(app_, {}, {}), Fails(ErrorCode::kDataLoss, "App web"));
+  EXPECT_THAT(calls(at("runtime")), IsEmpty());
+  EXPECT_EQ(machines_.all(), running);
+}
+
+TEST_F(DeployerTest, ADestroyedAppIsGoneAndItsNameMayComeAgainAsAnotherApp) {
+  ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
+  run("one");
+  for (const char *role : {"vault", "keys"}) {
+    const App app = *us_.vault.app("web");
+    fail_next(at(role), "drop");
+    EXPECT_FALSE(us_.deployer.destroy_app(app)) << role;
+    if (const auto still = us_.vault.app("web")) {
+      ASSERT_TRUE(ok(us_.deployer.destroy_app(*still))) << role;
+    }
+    expect_nothing();
+    const auto again = us_.deployer.create_app("web");
+    ASSERT_TRUE(ok(again));
+    EXPECT_NE(again->id(), app.id());
+    EXPECT_EQ(again->key.replaces, app.id());
+    EXPECT_THAT(us_.vault.newest(*again)->entries, IsEmpty());
+  }
+}
+
+}  // namespace
+}  // namespace coffer
