@@ -251,12 +251,10 @@ Result<ManifestProof> Vault::proof(const App &app, const Manifest &m,
     COFFER_TRY(out.body, immutable(app, "body", m.head.header.body));
     COFFER_TRY(const Body body, decode_body(out.body));
     // Only the parts that hold one of the names.
-    size_t at = 0;
     for (const Hash &hash : body.parts) {
       COFFER_TRY(Bytes part, immutable(app, "part", hash));
       std::vector<Entry> entries;
       COFFER_CHECK(decode_part(part, entries));
-      at += entries.size();
       if (std::ranges::any_of(entries,
                               [&](const Entry &e) { return std::ranges::binary_search(names, e.name); }))
         out.parts.push_back(std::move(part));
