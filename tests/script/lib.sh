@@ -84,9 +84,10 @@ ok() { expect_code 0 "$@"; }
 # Of the last expect_code.
 out() { cat "$OUTPUTS/out"; }
 err() { cat "$OUTPUTS/err"; }
-says() { cat "$OUTPUTS/out" "$OUTPUTS/err" | grep -qF -- "$1" || failed "no word of: $1"; }
+# (No `| grep -q`: it ends at the first hit, and what still writes into the pipe fails by SIGPIPE.)
+says() { grep -qaF -- "$1" "$OUTPUTS/out" "$OUTPUTS/err" || failed "no word of: $1"; }
 says_not() {
-  if cat "$OUTPUTS/out" "$OUTPUTS/err" | grep -qaF -- "$1"; then failed "says what it should not"; fi
+  if grep -qaF -- "$1" "$OUTPUTS/out" "$OUTPUTS/err"; then failed "says what it should not"; fi
 }
 # One JSON document and nothing else, of which the jq EXPRESSION holds.
 json() {

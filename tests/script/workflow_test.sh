@@ -91,7 +91,7 @@ ok coffer machine run -a web --name one -e PLAIN=plain -e FIRST=plain --file "$g
 json 'keys == ["created_at", "id", "image", "instance_id", "name", "release", "runtime", "secrets_version", "state", "updated_at"]'
 json --arg i "$image" --arg r "runtime-$runtime" \
   '.name == "one" and .state == "started" and .image == $i and .runtime == $r and .release > 0 and (.instance_id | length) > 0'
-cat "$OUTPUTS/err" | grep -q 'Warning: .*FIRST' || failed "no warning of the variable that is given twice"
+grep -q 'Warning: .*FIRST' "$OUTPUTS/err" || failed "no warning of the variable that is given twice"
 id=$(machine one id)
 for name in "${!value[@]}"; do
   same "$(printf %s "${value[$name]}" | bytes)" "$(inside_env one "$name" | bytes)" "variable $name"
@@ -101,14 +101,15 @@ same one "$(inside_env one FIRST)" "a secret wins over a plain variable"
 same "$(printf 'a\0b\nc\0\377' | bytes)" "$(inside_file one "$guest/BINARY" | bytes)" "the file BINARY"
 same 440 "$(coffer machine exec -a web one -- stat -c %a "$guest/BINARY" </dev/null)"
 # What the app itself was given: nothing forged, nothing of the caller's, and not the secret that is a file.
-eventually 10 grep -q ready < <(coffer machine logs -a web one 2>&1)
+is_ready() { coffer machine logs -a web one >log 2>&1 && grep -qa ready log; }
+eventually 10 is_ready
 coffer machine logs -a web one 2>/dev/null | base64 -d >environ
 if grep -qzaE '^(FORGED|BINARY|COFFER_HOME|OLDPWD)=' environ; then failed "a variable that should not be there"; fi
 same 1 "$(grep -zac '^FORGE=' environ)"
 for name in "${!value[@]}"; do
   same "$(printf %s "${value[$name]}" | bytes)" "$(sed -zn "s/^$name=//p" environ | tr -d '\0' | bytes)" "the app's own $name"
 done
-rm environ
+rm environ log
 ok coffer secrets list -a web -j
 json 'all(.[]; .status == "Deployed")'
 ok coffer apps list -j
