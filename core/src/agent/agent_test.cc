@@ -280,8 +280,11 @@ TEST_F(AgentTest, AnOlderLaunchSpecIsRefusedAndBootAgainIsTheWayBack) {
   expect_clean({running});
   EXPECT_EQ(machines_.get(running, "state"), "started");
 
+  EXPECT_THAT(agent_.boot_again(first, host_.hash(first)), Fails(ErrorCode::kAborted, "another launch spec"));
+  expect_clean({running});
+
   keys_.values["A"] = "1";
-  const auto back = agent_.boot_again(first);
+  const auto back = agent_.boot_again(first, host_.hash(second));
   ASSERT_TRUE(ok(back));
   EXPECT_FALSE(back->failed);
   EXPECT_EQ(state().current->spec, host_.hash(first));

@@ -307,10 +307,12 @@ Result<BootOutcome> Agent::boot(const BootOrder &next, const BootOrder *way_back
                                  [&](Held &held) { return boot_held(held, spec, next, way_back); });
 }
 
-Result<BootOutcome> Agent::boot_again(const BootOrder &previous) {
+Result<BootOutcome> Agent::boot_again(const BootOrder &previous, std::optional<Hash> instead_of) {
   COFFER_TRY(const SignedSpec spec, open_spec(previous.spec, config_.writers));
   return with_lease<BootOutcome>(spec.spec.machine, &spec, [&](Held &held) -> Result<BootOutcome> {
     COFFER_CHECK(recover(held));
+    if (instead_of && held.state.current && held.state.current->spec != *instead_of)
+      return fail(ErrorCode::kAborted, "Machine " + held.state.machine + " runs another launch spec by now");
     // Its number is lower than that of what runs, by intent.
     if (held.state.current) held.state.current->spec_number = 0;
     going_back_ = true;

@@ -227,7 +227,12 @@ Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason,
                                 [&](const NewSpec &s) { return s.machine.record.id == m->stored.record.id; });
   });
 
-  std::vector<std::pair<const MachineStatus *, BootOrder>> updated;  // with the way back of each
+  struct Updated {
+    std::string id;
+    Hash spec;       // what it was given
+    BootOrder back;  // what it ran before
+  };
+  std::vector<Updated> updated;
   for (size_t i = 0; i < wanted.size(); ++i) {
     const MachineStatus &m = *wanted[i];
     MachineResult result{m.stored.record.id, m.stored.record.name, "skipped"};
@@ -248,17 +253,20 @@ Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason,
         out.failed = std::move(why).in("Machine " + m.stored.record.name + " (" + m.stored.record.id + ")");
       } else {
         result.result = "started";
-        if (back) updated.emplace_back(&m, *std::move(back));
+        if (back) updated.push_back({m.stored.record.id, made->specs[i].hash, *std::move(back)});
       }
       if (booted) out.warnings.insert(out.warnings.end(), booted->warnings.begin(), booted->warnings.end());
     }
     out.machines.push_back(std::move(result));
   }
   if (out.failed) {
-    for (auto &[m, back] : updated) {
-      const auto at = std::ranges::find(out.machines, m->stored.record.id, &MachineResult::id);
-      const auto booted = agent_.boot_again(back);
-      at->result = booted && !booted->failed ? "kept" : "failed";
+    for (const Updated &u : updated) {
+      const auto at = std::ranges::find(out.machines, u.id, &MachineResult::id);
+      const auto booted = agent_.boot_again(u.back, u.spec);
+      if (!booted && booted.error().code == ErrorCode::kAborted)
+        at->result = "superseded";  // by a newer release of another process
+      else
+        at->result = booted && !booted->failed ? "kept" : "failed";
     }
   }
   COFFER_CHECK(

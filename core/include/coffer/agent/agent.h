@@ -101,7 +101,8 @@ class Agent {
   Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back);
   // Boots the launch spec that ran before once more, after a newer one has run: the way back of a whole
   // release.
-  Result<BootOutcome> boot_again(const BootOrder &previous);
+  // `instead_of`: only while this one runs; kAborted when another has got there.
+  Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of = {});
   // Opens what an env-only boot of `order` needs, for a command of this host (`coffer run`).
   Result<std::vector<Delivery>> open_environment(const BootOrder &order, const std::set<std::string> &only);
 
