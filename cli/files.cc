@@ -10,6 +10,7 @@
 #include <cstring>
 #include <iostream>
 
+#include "coffer/base/names.h"
 #include "coffer/crypto/primitives.h"
 
 namespace coffer::cli {
@@ -155,13 +156,15 @@ namespace {
 termios saved_terminal;
 int terminal_fd = -1;
 void restore_and_die(int signal) {
-  tcsetattr(terminal_fd, TCSANOW, &saved_terminal);
+  tcsetattr(terminal_fd, TCSAFLUSH, &saved_terminal);
   ::signal(signal, SIG_DFL);
   ::raise(signal);
 }
 }  // namespace
 
 Result<SecretBytes> ask(std::string_view prompt) {
+  constexpr uint8_t kEndOfInput = 4, kBackspace = 8, kLineErase = 21, kDelete = 127;
+  constexpr int kPasteGapMs = 50;
   const Fd tty(::open("/dev/tty", O_RDWR | O_CLOEXEC));
   if (!tty || tcgetattr(tty.get(), &saved_terminal) != 0)
     return fail(ErrorCode::kInvalidArgument, "there is no terminal to ask for a value",
@@ -169,20 +172,47 @@ Result<SecretBytes> ask(std::string_view prompt) {
   terminal_fd = tty.get();
   COFFER_CHECK(write_all(tty.get(), as_bytes(prompt), "terminal"));
   const auto old_int = ::signal(SIGINT, restore_and_die), old_term = ::signal(SIGTERM, restore_and_die);
+  // Byte by byte: the terminal's own line editing would cut a line at 4,095 bytes without a word.
   termios silent = saved_terminal;
-  silent.c_lflag &= ~static_cast<tcflag_t>(ECHO);
+  silent.c_lflag &= ~static_cast<tcflag_t>(ECHO | ICANON);
+  silent.c_cc[VMIN] = 1;
+  silent.c_cc[VTIME] = 0;
   tcsetattr(tty.get(), TCSAFLUSH, &silent);
-  SecretBuilder out;
-  uint8_t byte = 0;
-  ssize_t n;
-  while ((n = ::read(tty.get(), &byte, 1)) == 1 && byte != '\n') out.append({&byte, 1});
-  byte = 0;
-  tcsetattr(tty.get(), TCSANOW, &saved_terminal);
+  SecretBytes line(kMaxValue);
+  size_t used = 0;
+  const auto read_line = [&]() -> Result<void> {
+    for (;;) {
+      uint8_t byte = 0;
+      const ssize_t n = ::read(tty.get(), &byte, 1);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return os_error("terminal");
+      if (n == 0 || byte == kEndOfInput)
+        return fail(ErrorCode::kCancelled, "no value was given; nothing was stored");
+      if (byte == '\n') return {};
+      if (byte == kBackspace || byte == kDelete) {
+        while (used > 0 && (line.reveal()[used - 1] & 0xc0) == 0x80) --used;  // the rest of a UTF-8 character
+        if (used > 0) --used;
+      } else if (byte == kLineErase) {
+        used = 0;
+      } else if (used == line.size()) {
+        return fail(ErrorCode::kInvalidArgument, "the value is over 1,048,576 bytes");
+      } else {
+        line.fill()[used++] = byte;
+      }
+    }
+  };
+  auto read = read_line();
+  pollfd more{tty.get(), POLLIN, 0};
+  if (read && ::poll(&more, 1, kPasteGapMs) > 0)
+    read = fail(ErrorCode::kInvalidArgument, "the value has more than one line; nothing was stored",
+                "Use NAME=- < FILE, or --from-file NAME=PATH.");
+  // Flushed: what was typed or pasted behind it must not reach the shell.
+  tcsetattr(tty.get(), TCSAFLUSH, &saved_terminal);
   ::signal(SIGINT, old_int);
   ::signal(SIGTERM, old_term);
   COFFER_CHECK(write_all(tty.get(), as_bytes("\n"), "terminal"));
-  if (n < 0) return os_error("terminal");
-  return out.take();
+  if (!read) return std::unexpected(read.error());
+  return SecretBytes::copy_of(line.reveal().first(used));
 }
 
 bool confirm(std::string_view question) {

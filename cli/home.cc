@@ -128,9 +128,15 @@ Result<void> Home::check_seen(const App &app) const {
     auto text = read_trusted_file(file);
     if (!text && text.error().code != ErrorCode::kNotFound) return std::unexpected(text.error());
     std::istringstream in(text ? *text : "");
-    std::string name, id;
-    uint32_t epoch = 0;
-    while (in >> name >> id >> epoch) {
+    std::string line;
+    for (int number = 1; std::getline(in, line); ++number) {
+      std::istringstream fields(line);
+      std::string name, id, rest;
+      uint32_t epoch = 0;
+      if (!(fields >> name >> id >> epoch) || fields >> rest || id.size() != 2 * sizeof(AppId))
+        return fail(ErrorCode::kDataLoss,
+                    file.string() + ":" + std::to_string(number) + ": expected NAME APP_ID EPOCH",
+                    "Correct or remove that line; an App without a line is trusted as it is found.");
       if (name != app.name()) {
         kept << name << ' ' << id << ' ' << epoch << '\n';
         continue;

@@ -1,9 +1,13 @@
 // coffer: the user's tool.  In embedded mode it composes all roles in one process.
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <map>
 #include <new>
 
@@ -16,6 +20,13 @@ namespace {
 
 using namespace coffer;
 using namespace coffer::cli;
+
+// A descriptor 0, 1 or 2 that the caller closed would be taken by the next file we open, and then be read or
+// written as if it were standard input or output.  Behind these, reading and writing fail instead.
+void occupy_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
 
 // Nobody reads our memory: no core dump, no debugger of the same user.
 void harden() {
@@ -59,18 +70,36 @@ const std::map<std::string_view, Command> kCommands = {
 }  // namespace
 
 int main(int argc, char **argv) {
-  std::vector<TakenValue> values = take_values(argc, argv);
-  harden();
-  auto parsed = parse(argc, argv, std::move(values));
-  if (const Exit *e = std::get_if<Exit>(&parsed)) return e->code;
-  auto &arguments = std::get<Arguments>(parsed);
-  if (arguments.verbose) set_log_level(LogLevel::kDebug);
+  occupy_standard_streams();
   try {
-    const Result<int> result = kCommands.at(arguments.command)(arguments);
-    if (!flush_stdout()) return 1;
-    if (result) return *result;
-    print_error(result.error());
-    return exit_code(result.error().code);
+    std::vector<TakenValue> values = take_values(argc, argv);
+    harden();
+    auto parsed = parse(argc, argv, std::move(values));
+    const Exit *e = std::get_if<Exit>(&parsed);
+    Result<int> result = e ? Result<int>(e->code) : std::unexpected(Error{});
+    if (!e) {
+      auto &arguments = std::get<Arguments>(parsed);
+      if (arguments.verbose) set_log_level(LogLevel::kDebug);
+      result = kCommands.at(arguments.command)(arguments);
+    }
+    if (!result) print_error(result.error());
+    if (!flush_stdout()) {
+      if (result)
+        print_error({ErrorCode::kUnavailable, "the output could not be written",
+                     "What the command was to change is changed; look with `list` or `status`."});
+      return 1;
+    }
+    return result ? *result : exit_code(result.error().code);
+  } catch (const std::filesystem::filesystem_error &e) {
+    // Its texts hold paths only.  A folder that cannot be looked into, a working directory that is gone.
+    const int code = e.code().value();
+    print_error(
+        {code == EACCES         ? ErrorCode::kPermissionDenied
+         : code == ENOENT       ? ErrorCode::kNotFound
+         : code == ENAMETOOLONG ? ErrorCode::kInvalidArgument
+                                : ErrorCode::kUnavailable,
+         (e.path1().empty() ? "the working directory" : e.path1().string()) + ": " + e.code().message()});
+    return code == EACCES ? 5 : code == ENOENT ? 3 : code == ENAMETOOLONG ? 7 : 6;
   } catch (const std::bad_alloc &) {
     std::fputs("Error: out of memory\n", stderr);
   } catch (...) {

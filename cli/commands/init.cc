@@ -1,5 +1,6 @@
 // coffer init: from nothing to a vault, a key service and an enrolled host.  Run again, it finishes what is
 // missing and changes nothing else.
+#include <algorithm>
 #include <filesystem>
 
 #include "../output.h"
@@ -29,7 +30,9 @@ Result<std::string> engine_text(const Arguments &a) {
       "path = \"kms\"\n";
   if (!a.kms_passphrase_file.empty()) {
     const std::string path = std::filesystem::absolute(a.kms_passphrase_file).string();
-    if (path.find_first_of("\"\\\n") != std::string::npos)
+    const bool plain = std::ranges::all_of(
+        path, [](unsigned char c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; });
+    if (!plain)
       return fail(ErrorCode::kInvalidArgument,
                   "--kms-passphrase-file: the path holds a character that engine.toml cannot");
     text += "passphrase = \"file:" + path + "\"\n";
@@ -59,9 +62,19 @@ Result<int> init(Arguments &a) {
   COFFER_CHECK(home.create());
   COFFER_CHECK(home.write_engine(text));
   COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
-  COFFER_TRY(const Kms kms, Kms::open(config.kms));
-  COFFER_TRY(const Storage keys_store, Storage::open(config.keys_storage));
-  COFFER_TRY(const PublicKey identity, KeyService::initialize(keys_store, kms));
+  const auto start_keys = [&]() -> Result<PublicKey> {
+    COFFER_TRY(const Kms kms, Kms::open(config.kms));
+    COFFER_TRY(const Storage keys_store, Storage::open(config.keys_storage));
+    return KeyService::initialize(keys_store, kms);
+  };
+  auto started = start_keys();
+  if (!started) {
+    // So that `init` can be run again with other options.
+    std::error_code ignored;
+    if (fresh) std::filesystem::remove(home.engine_file(), ignored);
+    return std::unexpected(std::move(started).error());
+  }
+  const PublicKey identity = *started;
   COFFER_CHECK(home.pin(identity));
   COFFER_TRY(const Storage vault_store, Storage::open(config.storage));
   COFFER_CHECK(Vault::initialize(vault_store));

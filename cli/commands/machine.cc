@@ -9,9 +9,9 @@
 #include "../app_file.h"
 #include "../files.h"
 #include "../output.h"
+#include "coffer/base/names.h"
 #include "coffer/base/text.h"
 #include "coffer/config/dotenv.h"
-#include "coffer/base/names.h"
 #include "commands.h"
 
 namespace coffer::cli {
@@ -312,6 +312,8 @@ Result<int> machine_wait(Arguments &a) {
   constexpr std::string_view kStates[] = {"started", "stopped", "failed", "destroyed"};
   if (std::ranges::find(kStates, a.state) == std::end(kStates))
     return fail(ErrorCode::kInvalidArgument, "--state is started, stopped, failed or destroyed");
+  constexpr uint64_t kLongest = 10ull * 365 * 86400;
+  if (a.timeout_s > kLongest) return fail(ErrorCode::kInvalidArgument, "--timeout is at most ten years");
   COFFER_TRY(const Opened o, open(a));
   catch_interrupts();
   COFFER_TRY(Agent * agent, o.engine->agent());

@@ -16,8 +16,9 @@ namespace coffer::cli {
 namespace {
 
 pid_t child = -1;
-void pass_on(int signal) {
-  if (child > 0) ::kill(child, signal);
+// What was sent to us alone.  A Ctrl-C goes to the whole foreground group, so the child has it already.
+void pass_on(int signal, siginfo_t *info, void *) {
+  if (child > 0 && info->si_code <= 0) ::kill(child, signal);
 }
 
 // The child's environment in locked memory: "NAME=VALUE\0" of each entry, then the pointers.
@@ -72,7 +73,10 @@ Result<int> run(Arguments &a) {
     argv.push_back(nullptr);
     // The child needs the locked memory until it execs, so it shares ours: vfork(2), and nothing in it but
     // exec.
-    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::signal(s, pass_on);
+    struct sigaction forward{};
+    forward.sa_sigaction = pass_on;
+    forward.sa_flags = SA_SIGINFO | SA_RESTART;
+    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::sigaction(s, &forward, nullptr);
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, &before);

@@ -21,6 +21,15 @@ Result<int> vault_check(Arguments &a) {
       if (!head && !known) findings.push_back({entry.name, "manifest head", head.error().message});
     }
   }
+  COFFER_TRY(KeyService * keys, engine->keys());
+  COFFER_TRY(const std::vector<KeyInfo> known_keys, keys->list());
+  for (const KeyInfo &k : known_keys) {
+    if (k.destroyed) continue;
+    const auto there = vault->app(k.app);
+    if (!there && there.error().code == ErrorCode::kNotFound)
+      findings.push_back(
+          {k.app, "directory entry", "is missing: removed from the vault, or its creation was cut off"});
+  }
   if (a.json) {
     JsonWriter j;
     j.begin_array();

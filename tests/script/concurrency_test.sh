@@ -164,6 +164,22 @@ exec {writer}>&-
 same 130 "$code" "exit code"
 same "" "$(field '.[] | select(.name == "NEVER") | .name' secrets list -a web)"
 set +m
+
+step "two Machines of one name at once: one is made"
+pids=()
+for _ in 1 2 3 4 5; do
+  coffer machine run -q -a web --name twin host -- sleep 1000000 >/dev/null 2>&1 &
+  pids+=($!)
+done
+made=0
+for pid in "${pids[@]}"; do
+  code=0
+  wait "$pid" || code=$?
+  case $code in 0) made=$((made + 1)) ;; 4) ;; *) failed "machine run ended with $code" ;; esac
+done
+same 1 "$made" "Machines made"
+same 1 "$(field '[.[] | select(.name == "twin")] | length' machine list -a web)"
+
 ok coffer vault check
 ok coffer apps destroy web -y
 same "" "$(processes_of "$COFFER_HOME")"

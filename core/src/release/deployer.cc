@@ -28,6 +28,12 @@ std::string_view to_string(SecretStatus s) {
 // ---- Apps ----
 
 Result<App> Deployer::create_app(std::string_view name) {
+  // The vault first: while it has the App, also one whose destroying was cut off, its name gets no new key.
+  if (const auto there = vault_.app(name); there)
+    return fail(ErrorCode::kAlreadyExists, "App " + std::string(name) + " exists already",
+                "Choose another name, or use it as it is.");
+  else if (there.error().code != ErrorCode::kNotFound)
+    return std::unexpected(there.error());
   COFFER_TRY(const AppKeys::AppKey key, keys_.create_app(name));
   COFFER_TRY(App app, vault_.create_app(name, key.app_id, key.signed_record, who_));
   COFFER_CHECK(newest(app));

@@ -140,16 +140,10 @@ Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(Manifest manifest, newest(app));
-  COFFER_TRY(const std::vector<StoredMachine> others, vault_.machines(app));
   NewSpec spec;
   spec.machine.record.id = new_machine_id();
   const std::string id = spec.machine.record.id;
   if (config.name.empty()) config.name = app.name() + "-" + id.substr(0, 6);
-  for (const StoredMachine &m : others)
-    if (m.record.name == config.name)
-      return fail(ErrorCode::kAlreadyExists,
-                  "App " + app.name() + " has a Machine " + config.name + " already",
-                  "Choose another --name, or destroy that one first.");
   spec.config = config;
   COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, config.name));
   std::vector<NewSpec> specs;

@@ -145,6 +145,17 @@ Result<Vault::Made> Vault::release(const App &app, const Manifest &manifest,
       number = newest_release.number;
     }
   }
+  // After its number is drawn: two that make Machines of one name at once draw the same, and one of them
+  // fails.
+  if (std::ranges::any_of(wanted, [](const NewSpec &w) { return w.machine.revision == 0; })) {
+    COFFER_TRY(const std::vector<StoredMachine> there, machines(app));
+    for (const NewSpec &w : wanted)
+      for (const StoredMachine &m : there)
+        if (w.machine.revision == 0 && m.record.name == w.config.name)
+          return fail(ErrorCode::kAlreadyExists,
+                      "App " + app.name() + " has a Machine " + w.config.name + " already",
+                      "Choose another --name, or destroy that one first.");
+  }
   Made out;
   Release &release = out.release;
   release.app_id = app.id();
