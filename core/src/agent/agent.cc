@@ -287,6 +287,7 @@ Result<MachineView> Agent::view(const MachineState &m) const {
   v.now = m.state;
   v.message = m.message;
   v.cut_off = (m.pending || m.state == State::kStarting) && !process_alive(m.lease_owner);
+  v.busy = !m.lease_owner.empty() && m.lease_owner != process_identity() && process_alive(m.lease_owner);
   if (!m.current || m.current->handle.empty()) return v;
   COFFER_TRY(const Runtime *rt, runtime());
   COFFER_TRY(const InstanceStatus s, rt->inspect(m.current->handle));

@@ -202,12 +202,28 @@ Result<Vault::Made> Deployer::make_release(const App &app, Manifest &manifest, s
 
 // ---- roll-out ----
 
+// Rationale: a Machine that another process is booting is not started at this moment, but it will be, and
+// with what was the newest manifest when that boot was ordered: passed by, it would stay behind.
+Result<std::vector<MachineStatus>> Deployer::settled_machines(const App &app) {
+  for (int tries = 1;; ++tries) {
+    COFFER_TRY(std::vector<MachineStatus> all, machines(app));
+    bool waited = false;
+    for (const MachineStatus &m : all) {
+      if (!m.view || !m.view->busy) continue;
+      const auto settled = agent_.finish_cut_off(m.stored.record.id);
+      if (!settled && settled.error().code != ErrorCode::kNotFound) return std::unexpected(settled.error());
+      waited = true;
+    }
+    if (!waited || tries == kMaxTries) return all;
+  }
+}
+
 Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason, bool force) {
   RolloutResult out;
   COFFER_CHECK(recover(app));
   COFFER_TRY(Manifest manifest, newest(app));
   out.version = manifest.version();
-  COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
+  COFFER_TRY(const std::vector<MachineStatus> all, settled_machines(app));
   std::vector<const MachineStatus *> wanted;
   bool behind = false;
   for (const MachineStatus &m : all) {

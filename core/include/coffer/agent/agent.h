@@ -54,6 +54,7 @@ struct MachineView {
   std::optional<int32_t> exit_code;  // of an instance that ended
   int32_t exit_signal = 0;
   bool cut_off = false;  // a boot was cut off: the next boot finishes or undoes it
+  bool busy = false;     // another process is booting or stopping it right now
 };
 
 // The order to boot one Machine: a signed launch spec, and where its sealed values come from.
@@ -115,7 +116,8 @@ class Agent {
   // store is trusted for freshness, the vault is not; without the note an old record put back would look like
   // an order.
   Result<void> announce(const std::string &machine, State next);
-  // Finishes or undoes what a process that died was doing with the Machine; boots nothing.
+  // Waits for another process that is at work with the Machine; finishes or undoes what a dead one was doing.
+  // Boots nothing.
   Result<void> finish_cut_off(const std::string &machine);
   // REQUIRES: the grant was revoked before.  Gone is fine.
   Result<void> destroy(const std::string &machine);

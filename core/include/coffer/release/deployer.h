@@ -89,6 +89,8 @@ class Deployer {
   Result<void> recover(const App &);
   Result<void> check_fresh(const App &, const std::vector<StoredMachine> &) const;
   Result<std::vector<MachineStatus>> look(const App &, const std::vector<StoredMachine> &);
+  // The Machines when nobody else is at work with one of them.
+  Result<std::vector<MachineStatus>> settled_machines(const App &);
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
   Result<Vault::Made> make_release(const App &, Manifest &, std::vector<NewSpec> &, std::string_view reason);
   Result<BootOrder> order(const App &, SignedSpec spec);
