@@ -31,7 +31,8 @@ Result<Opened> open(Arguments &a) {
   return o;
 }
 
-void write_machine(JsonWriter &j, const MachineStatus &m, const EngineConfig &config) {
+// The fields that every command tells of a Machine; the object stays open.
+void begin_machine(JsonWriter &j, const MachineStatus &m, const EngineConfig &config) {
   const auto &current = m.view ? m.view->state.current : std::nullopt;
   j.begin_object()
       .field("id", m.stored.record.id)
@@ -43,8 +44,12 @@ void write_machine(JsonWriter &j, const MachineStatus &m, const EngineConfig &co
       .field("release", m.release())
       .field("secrets_version", m.version())
       .field("created_at", rfc3339(m.stored.record.created_ms))
-      .field("updated_at", rfc3339(m.stored.record.updated_ms))
-      .end_object();
+      .field("updated_at", rfc3339(m.stored.record.updated_ms));
+}
+
+void write_machine(JsonWriter &j, const MachineStatus &m, const EngineConfig &config) {
+  begin_machine(j, m, config);
+  j.end_object();
 }
 
 void told(Arguments &a, const Opened &o, const MachineStatus &m, std::string_view what) {
@@ -185,17 +190,7 @@ Result<int> machine_status(Arguments &a) {
   const auto &current = m.view ? m.view->state.current : std::nullopt;
   if (a.json) {
     JsonWriter j;
-    j.begin_object()
-        .field("id", m.stored.record.id)
-        .field("name", m.stored.record.name)
-        .field("state", to_string(m.now()))
-        .field("runtime", o.engine->config().runtime.plugin)
-        .field("image", m.spec.spec.config.image_name)
-        .field("instance_id", current ? current->instance_id : "")
-        .field("release", m.release())
-        .field("secrets_version", m.version())
-        .field("created_at", rfc3339(m.stored.record.created_ms))
-        .field("updated_at", rfc3339(m.stored.record.updated_ms));
+    begin_machine(j, m, o.engine->config());
     if (m.view && m.view->exit_code)
       j.field("exit_code", *m.view->exit_code).field("exit_signal", m.view->exit_signal);
     if (m.view && !m.view->message.empty()) j.field("message", printable(m.view->message));

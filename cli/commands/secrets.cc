@@ -1,6 +1,5 @@
 // coffer secrets set | import | unset | list | deploy
 #include <algorithm>
-#include <map>
 
 #include "../files.h"
 #include "../output.h"

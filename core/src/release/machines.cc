@@ -123,16 +123,34 @@ Result<void> Deployer::resume(const App &app, std::string_view but, std::vector<
   return {};
 }
 
+// REQUIRES: the vault has it as destroyed, so that whoever finds this cut off goes on.
+Result<void> Deployer::take_away(const App &app, const std::string &machine) {
+  // First of all, and durably: from here on nothing is opened for it.
+  COFFER_CHECK(keys_.revoke(app.id(), machine));
+  COFFER_CHECK(agent_.destroy(machine));
+  return vault_.remove_machine(app, machine);
+}
+
 Result<void> Deployer::undo_creation(const App &app, const std::string &machine, uint64_t release) {
   // Said first, so that whoever finds this cut off goes on with it: its app may run by then.
   if (const auto said = vault_.set_desired(app, machine, Desired::kDestroyed);
       !said && said.error().code != ErrorCode::kNotFound)
     return std::unexpected(said.error());
-  COFFER_CHECK(keys_.revoke(app.id(), machine));
-  COFFER_CHECK(agent_.destroy(machine));
-  COFFER_CHECK(vault_.remove_machine(app, machine));
+  COFFER_CHECK(take_away(app, machine));
   if (release) COFFER_CHECK(vault_.finish_release(app, release, ReleaseOutcome::kFailed));
   return {};
+}
+
+// A new Machine in the vault, and its grant.  REQUIRES: it is reserved.  `release`: set once there is one.
+Result<BootOrder> Deployer::make_machine(const App &app, Manifest &manifest, const std::string &id,
+                                         MachineConfig config, std::string_view reason, uint64_t &release) {
+  std::vector<NewSpec> specs(1);
+  specs[0].machine.record.id = id;
+  specs[0].config = std::move(config);
+  COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, reason));
+  release = made.release.number;
+  COFFER_CHECK(keys_.grant(app.id(), id, agent_.host(), made.specs[0].envelope));
+  return order(app, std::move(made.specs[0]));
 }
 
 Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
@@ -140,20 +158,13 @@ Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(Manifest manifest, newest(app));
-  NewSpec spec;
-  spec.machine.record.id = new_machine_id();
-  const std::string id = spec.machine.record.id;
+  const std::string id = new_machine_id();
   if (config.name.empty()) config.name = app.name() + "-" + id.substr(0, 6);
-  spec.config = config;
   COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, config.name));
-  std::vector<NewSpec> specs;
-  specs.push_back(std::move(spec));
   uint64_t release = 0;
   const auto make = [&]() -> Result<BootOutcome> {
-    COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, "machine run"));
-    release = made.release.number;
-    COFFER_CHECK(keys_.grant(app.id(), id, agent_.host(), made.specs[0].envelope));
-    COFFER_TRY(const BootOrder boot_order, order(app, std::move(made.specs[0])));
+    COFFER_TRY(const BootOrder boot_order,
+               make_machine(app, manifest, id, std::move(config), "machine run", release));
     COFFER_TRY(BootOutcome booted, agent_.boot(boot_order, nullptr));
     if (booted.failed) return std::unexpected(*booted.failed);
     return booted;
@@ -207,10 +218,7 @@ Result<void> Deployer::stop(const App &app, const MachineStatus &m) {
 Result<void> Deployer::destroy(const App &app, const MachineStatus &m) {
   const std::string &id = m.stored.record.id;
   COFFER_CHECK(vault_.set_desired(app, id, Desired::kDestroyed));
-  // First of all, and durably: from here on nothing is opened for it.
-  COFFER_CHECK(keys_.revoke(app.id(), id));
-  COFFER_CHECK(agent_.destroy(id));
-  return vault_.remove_machine(app, id);
+  return take_away(app, id);
 }
 
 Result<void> Deployer::run_local(const App &app, const std::set<std::string> &only,
@@ -221,20 +229,15 @@ Result<void> Deployer::run_local(const App &app, const std::set<std::string> &on
     if (!manifest.find(name))
       return fail(ErrorCode::kNotFound, "App " + app.name() + " has no secret " + name,
                   "See `coffer secrets list -a " + app.name() + "`.");
-  NewSpec spec;
-  spec.machine.record.id = new_machine_id();
-  const std::string id = spec.machine.record.id;
-  spec.config.name = "run-" + id;
-  spec.config.kind = MachineKind::kLocal;
-  COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, spec.config.name));
-  std::vector<NewSpec> specs;
-  specs.push_back(std::move(spec));
+  const std::string id = new_machine_id();
+  MachineConfig config;
+  config.name = "run-" + id;
+  config.kind = MachineKind::kLocal;
+  COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, config.name));
   uint64_t release = 0;
   const auto open = [&]() -> Result<std::vector<Delivery>> {
-    COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, "run"));
-    release = made.release.number;
-    COFFER_CHECK(keys_.grant(app.id(), id, agent_.host(), made.specs[0].envelope));
-    COFFER_TRY(const BootOrder boot_order, order(app, std::move(made.specs[0])));
+    COFFER_TRY(const BootOrder boot_order,
+               make_machine(app, manifest, id, std::move(config), "run", release));
     return agent_.open_environment(boot_order, only);
   };
   auto environment = open();

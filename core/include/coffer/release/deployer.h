@@ -93,8 +93,11 @@ class Deployer {
   Result<std::vector<MachineStatus>> settled_machines(const App &);
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
   Result<Vault::Made> make_release(const App &, Manifest &, std::vector<NewSpec> &, std::string_view reason);
+  Result<BootOrder> make_machine(const App &, Manifest &, const std::string &id, MachineConfig,
+                                 std::string_view reason, uint64_t &release);
   Result<BootOrder> order(const App &, SignedSpec spec);
   Result<std::optional<BootOrder>> way_back(const App &, const MachineStatus &);
+  Result<void> take_away(const App &, const std::string &machine);
   Result<void> undo_creation(const App &, const std::string &machine, uint64_t release);
 
   Vault &vault_;
