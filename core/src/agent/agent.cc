@@ -17,8 +17,6 @@ namespace {
 constexpr uint64_t kLeaseMs = 60 * 1000;
 constexpr auto kLeasePoll = std::chrono::milliseconds(20);
 constexpr auto kLeasePatience = std::chrono::seconds(120);
-constexpr uint64_t kSecondNs = 1'000'000'000;
-constexpr uint64_t kStopTimeoutNs = 10 * kSecondNs;
 
 std::string context(const MachineState &m) { return "App " + m.app + ": Machine " + m.machine; }
 
@@ -42,6 +40,10 @@ State from_runtime(uint32_t state) {
 }  // namespace
 
 Agent Agent::create(Config config) { return Agent(std::move(config)); }
+
+std::pair<std::string, std::string> Agent::label() const {
+  return {"coffer.host", hex(std::span(host()).first<8>())};
+}
 
 Result<const Storage *> Agent::store() const {
   if (!store_) {
@@ -225,7 +227,7 @@ Result<void> Agent::stop(const std::string &machine) {
     if (m.current) {
       step(machine, "stopping");
       COFFER_TRY(const Runtime *rt, runtime());
-      COFFER_CHECK(rt->stop(m.current->handle, "", kStopTimeoutNs));
+      COFFER_CHECK(rt->stop(m.current->handle, "", 0));
     }
     m.state = State::kStopped;
     m.message.clear();
@@ -242,7 +244,7 @@ Result<void> Agent::destroy(const std::string &machine) {
     if (m.current) {
       step(machine, "destroying");
       COFFER_TRY(const Runtime *rt, runtime());
-      COFFER_CHECK(rt->stop(m.current->handle, "", kStopTimeoutNs));
+      COFFER_CHECK(rt->stop(m.current->handle, "", 0));
       COFFER_CHECK(rt->destroy(m.current->handle, true));
     }
     Batch b;

@@ -260,8 +260,17 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   create.env = config.env;
   create.env.emplace_back("COFFER_APP_NAME", m.app);
   create.env.emplace_back("COFFER_MACHINE_ID", m.machine);
+  create.ports = config.ports;
+  create.mounts = config.mounts;
+  create.cap_drop = config.cap_drop;
+  create.network = config.network;
+  create.read_only = config.read_only;
+  create.memory_bytes = config.memory_bytes;
+  create.stop_signal = config.stop_signal;
+  create.stop_timeout_ns = config.stop_timeout_ms * 1'000'000;
   create.labels = {{"coffer.app", hex(m.app_id)},
                    {"coffer.machine", m.machine},
+                   label(),
                    {"coffer.instance", instance.instance_id}};
   COFFER_TRY(const InstanceStatus created, rt->create(create, places, call_options(kCreateTimeoutNs)));
   m.pending->handle = created.handle;
@@ -276,7 +285,7 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
     if (old.state == COFFER_M_STARTED || old.state == COFFER_M_STARTING || old.state == COFFER_M_STOPPING) {
       step(m.machine, "stopping the old instance");
       old_stopped = true;
-      COFFER_CHECK(rt->stop(m.current->handle, config.stop_signal, config.stop_timeout_ms * 1'000'000));
+      COFFER_CHECK(rt->stop(m.current->handle, "", 0));
     }
   }
   step(m.machine, "starting");
@@ -292,7 +301,9 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   if (m.current) m.leftovers.push_back(m.current->handle);
   m.current = *m.pending;
   m.current->handle = started.handle;
-  m.current->started_ms = now_ms();
+  // By the platform's clock: an instance that shows another time was started again by somebody else.
+  m.current->started_ms =
+      started.started_ns > 0 ? static_cast<uint64_t>(started.started_ns) / 1'000'000 : now_ms();
   m.pending.reset();
   m.name = config.name;
   note_started(m);

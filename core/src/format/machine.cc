@@ -32,6 +32,20 @@ FileBinding read_file(Decoder &d) {
   return f;
 }
 
+uint16_t read_port_number(Decoder &d) {
+  const uint32_t n = d.u32();
+  if (n > 65535) d.reject();
+  return static_cast<uint16_t>(n);
+}
+Port read_port(Decoder &d) {
+  Port p;
+  p.host_ip = d.text();
+  p.host_port = read_port_number(d);
+  p.port = read_port_number(d);
+  p.udp = read_flag(d);
+  return p;
+}
+
 // One of the values 1 .. most of a closed enumeration.
 template <class E>
 E read_enum(Decoder &d, E most) {
@@ -43,20 +57,27 @@ E read_enum(Decoder &d, E most) {
 }  // namespace
 
 Bytes encode(const MachineConfig &c) {
-  Encoder e = begin("cfc1");
+  Encoder e = begin("cfc2");
   e.text(c.name).text(c.process).text(c.image).text(c.image_name);
   write_list(e, c.entrypoint, write_text);
   write_list(e, c.argv, write_text);
   write_list(e, c.env, [](Encoder &to, const auto &kv) { to.text(kv.first).text(kv.second); });
   write_list(e, c.files, write_file);
   e.text(c.user).text(c.workdir).text(c.stop_signal).u64(c.stop_timeout_ms).u8(static_cast<uint8_t>(c.kind));
+  write_list(e, c.ports,
+             [](Encoder &to, const Port &p) { to.text(p.host_ip).u32(p.host_port).u32(p.port).u8(p.udp); });
+  write_list(e, c.mounts,
+             [](Encoder &to, const Mount &m) { to.text(m.source).text(m.target).u8(m.read_only); });
+  write_list(e, c.cap_drop, write_text);
+  e.text(c.network).u8(c.read_only).u64(c.memory_bytes).u8(static_cast<uint8_t>(c.restart));
   return e.take();
 }
 
 Result<MachineConfig> decode_config(ByteSpan in) {
   Decoder d(in);
   MachineConfig c;
-  begins(d, "cfc1");
+  const bool first = as_text(in.first(std::min<size_t>(in.size(), 4))) == "cfc1";
+  begins(d, first ? "cfc1" : "cfc2");
   c.name = d.text();
   c.process = d.text();
   c.image = d.text();
@@ -73,6 +94,21 @@ Result<MachineConfig> decode_config(ByteSpan in) {
   c.stop_signal = d.text();
   c.stop_timeout_ms = d.u64();
   c.kind = read_flag(d) ? MachineKind::kLocal : MachineKind::kService;
+  if (!first) {
+    c.ports = read_list<Port>(d, read_port);
+    c.mounts = read_list<Mount>(d, [](Decoder &from) {
+      Mount m;
+      m.source = from.text();
+      m.target = from.text();
+      m.read_only = read_flag(from);
+      return m;
+    });
+    c.cap_drop = read_list<std::string>(d, read_text);
+    c.network = d.text();
+    c.read_only = read_flag(d);
+    c.memory_bytes = d.u64();
+    c.restart = read_enum(d, RestartPolicy::kAlways);
+  }
   if (!d.done()) return malformed("Machine config");
   return c;
 }

@@ -276,6 +276,7 @@ PluginInstance::Call::Call(const Plugin &plugin, std::string_view what, const Ca
       const std::lock_guard lock(self.mutex_);
       self.text_ = printable(view(e->message), 1024);
       self.retry_after_ms_ = e->retry_after_ms;
+      self.remedy_ = COFFER_HAS(e, coffer_error, remedy) ? printable(view(e->remedy), 1024) : "";
     });
   };
 }
@@ -287,8 +288,9 @@ Result<void> PluginInstance::Call::finish(coffer_status status) {
   const std::string plugin = "plugin " + plugin_.name();
   if (code == ErrorCode::kUnimplemented && text_.empty())
     return fail(code, plugin + " cannot " + std::string(what_));
-  std::string remedy;
-  if (retry_after_ms_) remedy = "try again in " + std::to_string((retry_after_ms_ - 1) / 1000 + 1) + " s";
+  std::string remedy = remedy_;
+  if (remedy.empty() && retry_after_ms_)
+    remedy = "try again in " + std::to_string((retry_after_ms_ - 1) / 1000 + 1) + " s";
   return fail(
       code, plugin + ": " + std::string(what_) + ": " + (text_.empty() ? std::string(text_of(code)) : text_),
       std::move(remedy));

@@ -33,6 +33,13 @@ std::vector<coffer_pair> raw_pairs(const Labels &all) {
   return out;
 }
 
+template <class T>
+std::vector<const T *> pointers(const std::vector<T> &all) {
+  std::vector<const T *> out;
+  for (const T &t : all) out.push_back(&t);
+  return out;
+}
+
 Result<void> check_handle(ByteSpan handle) {
   if (!handle.empty() && handle.size() <= kLargestHandle) return {};
   return fail(ErrorCode::kInvalidArgument, "runtime: a handle must have 1 to 4096 bytes");
@@ -53,13 +60,20 @@ struct Machines {
 
  private:
   Objection add(const coffer_machine_status *s) {
-    if (!s || s->struct_size < sizeof *s) return "answered a status that is too short";
     if (found.size() >= most) return "answered too many Machines";
+    InstanceStatus out;
+    if (const Objection o = read(s, labels, out)) return o;
+    found.push_back(std::move(out));
+    return {};
+  }
+
+ public:
+  static Objection read(const coffer_machine_status *s, const Labels *labels, InstanceStatus &out) {
+    if (!s || s->struct_size < sizeof *s) return "answered a status that is too short";
     if (s->state > COFFER_M_GONE) return "answered a state that is none";
     const ByteSpan handle = view(s->handle);
     if (handle.size() != s->handle.size || handle.size() > kLargestHandle)
       return "answered a handle of more than 4096 bytes";
-    InstanceStatus out;
     out.state = s->state;
     for (const auto &[field, text] : {std::pair(&out.name, s->name),
                                       {&out.instance_id, s->instance_id},
@@ -82,7 +96,6 @@ struct Machines {
       for (const auto &asked : *labels)
         if (std::ranges::find(out.labels, asked) == out.labels.end())
           return "answered a Machine without the labels asked for";
-    found.push_back(std::move(out));
     return {};
   }
 };
@@ -122,7 +135,7 @@ Result<Runtime> Runtime::open(const PluginConfig &config) {
   COFFER_TRY(PluginInstance instance, bridge::open_serving(config, COFFER_RUNTIME_ID));
   COFFER_TRY(coffer_runtime table, bridge::table_of<coffer_runtime>(instance, COFFER_RUNTIME_ID));
   bridge::fill_slots(table.create, table.start, table.stop, table.destroy, table.inspect, table.list,
-                     table.wait);
+                     table.wait, table.sweep);
   return Runtime(std::move(instance), table);
 }
 
@@ -131,6 +144,16 @@ Result<InstanceStatus> Runtime::create(const InstanceSpec &spec, const std::vect
   const auto entrypoint = strs(spec.entrypoint), argv = strs(spec.argv);
   const auto env = raw_pairs(spec.env), labels = raw_pairs(spec.labels);
   const bridge::RawDeliveries deliveries(places, bridge::RawDeliveries::kPlaces);
+  std::vector<coffer_port> ports;
+  for (const Port &p : spec.ports)
+    ports.push_back({sizeof(coffer_port), p.udp ? 17u : 6u, p.port, p.host_port, str(p.host_ip)});
+  std::vector<coffer_mount> mounts;
+  for (const Mount &m : spec.mounts)
+    mounts.push_back(
+        {sizeof(coffer_mount), m.read_only ? COFFER_MOUNT_READ_ONLY : 0u, str(m.source), str(m.target)});
+  const auto port_list = pointers(ports);
+  const auto mount_list = pointers(mounts);
+  const auto cap_drop = strs(spec.cap_drop);
   coffer_machine_spec raw{};
   raw.struct_size = sizeof raw;
   raw.name = str(spec.name);
@@ -143,6 +166,14 @@ Result<InstanceStatus> Runtime::create(const InstanceSpec &spec, const std::vect
   raw.deliveries = deliveries.data(), raw.n_deliveries = deliveries.size();
   raw.user = str(spec.user);
   raw.workdir = str(spec.workdir);
+  raw.flags = spec.read_only ? COFFER_SPEC_READ_ONLY : 0;
+  raw.ports = port_list.data(), raw.n_ports = port_list.size();
+  raw.mounts = mount_list.data(), raw.n_mounts = mount_list.size();
+  raw.cap_drop = cap_drop.data(), raw.n_cap_drop = cap_drop.size();
+  raw.network = str(spec.network);
+  raw.memory_bytes = spec.memory_bytes;
+  raw.stop_signal = str(spec.stop_signal);
+  raw.stop_timeout_ns = spec.stop_timeout_ns;
   Machines answer;
   const Result<void> called =
       instance_.call("create", options, [&](coffer_instance *i, const coffer_call *c) {
@@ -274,6 +305,68 @@ Result<int32_t> Runtime::exec(ByteSpan handle, const std::vector<std::string> &a
     return table->exec(i, c, bytes(handle), &raw, &io, &exit_code);
   }));
   return exit_code;
+}
+
+Result<std::string> Runtime::ensure_image(std::string_view image, bool pull,
+                                          const std::function<void(std::string_view)> &progress,
+                                          const CallOptions &options) const {
+  const auto table = bridge::copy_table<coffer_runtime_images>(instance_.interface(COFFER_RUNTIME_IMAGES_ID));
+  if (!table || !table->ensure) return std::string(image);
+  bridge::BytesSink reference(1024);
+  const auto emit = [](void *ctx, coffer_str line) noexcept -> int32_t {
+    const auto &p = *static_cast<const std::function<void(std::string_view)> *>(ctx);
+    return !contained([&] {
+      if (p) p(printable(view(line), 1024));
+    });
+  };
+  COFFER_CHECK(instance_.call("image", options, [&](coffer_instance *i, const coffer_call *c) {
+    return table->ensure(i, c, str(image), pull ? COFFER_IMAGE_PULL : 0, emit,
+                         const_cast<std::function<void(std::string_view)> *>(&progress), reference.raw());
+  }));
+  if (!bridge::is_name(reference.text(), 1024))
+    return bridge::wrong_answer(instance_, "image", "answered a reference that is no text");
+  return reference.text();
+}
+
+Result<void> Runtime::events(const Labels &labels, const std::function<bool(const InstanceStatus &)> &each,
+                             const CallOptions &options) const {
+  const auto table = bridge::copy_table<coffer_runtime_events>(instance_.interface(COFFER_RUNTIME_EVENTS_ID));
+  if (!table || !table->events)
+    return fail(ErrorCode::kUnimplemented,
+                "plugin " + instance_.plugin().name() + " does not tell of changes");
+  struct Answer {
+    const std::function<bool(const InstanceStatus &)> &each;
+    const Labels &labels;
+    bool stopped = false;
+    Objection wrong = {};
+  } answer{each, labels};
+  const auto emit = [](void *ctx, const coffer_machine_status *status) noexcept -> int32_t {
+    auto &a = *static_cast<Answer *>(ctx);
+    if (a.stopped || a.wrong) return 1;
+    const bool done = contained([&] {
+      InstanceStatus s;
+      const bool listens = status && status->state == COFFER_M_UNKNOWN && status->instance_id.size == 0;
+      a.wrong = Machines::read(status, listens ? nullptr : &a.labels, s);
+      if (!a.wrong) a.stopped = !a.each(s);
+    });
+    if (!done) a.wrong = kNoMemory;
+    return a.stopped || a.wrong;
+  };
+  const auto raw_labels = raw_pairs(labels);
+  const Result<void> called =
+      instance_.call("tell of changes", options, [&](coffer_instance *i, const coffer_call *c) {
+        return table->events(i, c, raw_labels.data(), raw_labels.size(), emit, &answer);
+      });
+  if (answer.wrong) return bridge::wrong_answer(instance_, "tell of changes", answer.wrong);
+  if (answer.stopped) return {};
+  return called;
+}
+
+Result<void> Runtime::sweep(const CallOptions &options) const {
+  auto swept = instance_.call("sweep", options,
+                              [&](coffer_instance *i, const coffer_call *c) { return table_.sweep(i, c); });
+  if (!swept && swept.error().code == ErrorCode::kUnimplemented) return {};
+  return swept;
 }
 
 }  // namespace coffer

@@ -90,6 +90,7 @@ typedef struct coffer_error { /* built by the plugin on its stack; the host copi
   coffer_str domain;       /* "errno", "pkcs11", "http", "sqlite" ...        */
   coffer_str message;      /* for a person; must contain no secret           */
   coffer_str details_json; /* optional, machine-readable                     */
+  coffer_str remedy;       /* later than 1.0: what a person can do about it, one sentence; may be empty */
 } coffer_error;
 
 /* ---- where a plugin writes its results: host-owned memory ---- */
@@ -149,7 +150,8 @@ typedef struct coffer_host {
 #define COFFER_OPT_URL 8
 #define COFFER_OPT_LIST 9 /* JSON array of strings                */
 #define COFFER_OPTF_REQUIRED 1u
-#define COFFER_OPTF_SECRET 2u /* resolved by the host from file:PATH, in locked memory, never printed \
+#define COFFER_OPTF_SECRET                                                                            \
+  2u                          /* resolved by the host from file:PATH, in locked memory, never printed \
                                */
 #define COFFER_OPTF_EXISTS 8u /* PATH: must exist */
 typedef struct coffer_option {

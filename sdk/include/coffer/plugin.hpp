@@ -40,6 +40,7 @@ struct Error {
   std::string domain = {};  // "errno", "sqlite" ...
   int64_t native_code = 0;
   uint32_t retry_after_ms = 0;
+  std::string remedy = {};  // what a person can do about it, one sentence
 };
 
 inline void report(const coffer_call *call, const Error &e) noexcept {
@@ -50,6 +51,7 @@ inline void report(const coffer_call *call, const Error &e) noexcept {
   out.native_code = e.native_code;
   out.domain = to_str(e.domain);
   out.message = to_str(e.message);
+  out.remedy = to_str(e.remedy);
   call->fail(call, e.status, &out);
 }
 

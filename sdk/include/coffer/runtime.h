@@ -10,9 +10,12 @@ extern "C" {
 #define COFFER_RUNTIME_ID "coffer.runtime/1"
 #define COFFER_RUNTIME_LOGS_ID "coffer.runtime.logs/1" /* optional, as below */
 #define COFFER_RUNTIME_EXEC_ID "coffer.runtime.exec/1"
+#define COFFER_RUNTIME_IMAGES_ID "coffer.runtime.images/1"
+#define COFFER_RUNTIME_EVENTS_ID "coffer.runtime.events/1"
 
 /* how a delivery can reach a Machine */
-#define COFFER_VIA_ENV 1u   /* environment of the app (runtime-docker: through coffer-init's standard input) \
+#define COFFER_VIA_ENV                                                                                       \
+  1u                        /* environment of the app (runtime-docker: through coffer-init's standard input) \
                              */
 #define COFFER_VIA_TMPFS 2u /* file in memory only */
 #define COFFER_DLV_SECRET 1u
@@ -24,8 +27,22 @@ typedef struct coffer_delivery {
   uint32_t uid, gid;
 } coffer_delivery;
 
+typedef struct coffer_port {      /* a port of the Machine that is reachable on the host */
+  uint32_t struct_size, protocol; /* 6 TCP, 17 UDP */
+  uint32_t port, host_port;       /* host_port 0: the platform chooses one */
+  coffer_str host_ip;             /* empty: every address of the host */
+} coffer_port;
+#define COFFER_MOUNT_READ_ONLY 1u
+typedef struct coffer_mount { /* not for secrets */
+  uint32_t struct_size, flags;
+  coffer_str
+      source; /* absolute path of the host, or the name of a volume, which is made when missing and kept */
+  coffer_str target; /* absolute path in the Machine */
+} coffer_mount;
+
+#define COFFER_SPEC_READ_ONLY 1u /* the root file system */
 typedef struct coffer_machine_spec {
-  uint32_t struct_size, flags;  /* no flag yet */
+  uint32_t struct_size, flags;  /* COFFER_SPEC_* */
   coffer_str name, instance_id; /* create again with the same instance_id answers the same handle */
   coffer_str image;
   const coffer_str *entrypoint;
@@ -39,6 +56,17 @@ typedef struct coffer_machine_spec {
   const coffer_delivery *const *deliveries;
   size_t n_deliveries;      /* where secrets will go; no values yet */
   coffer_str user, workdir; /* empty = the platform's default */
+  /* Later than 1.0: COFFER_HAS().  A platform that lacks one of them refuses a spec that asks for it. */
+  const coffer_port *const *ports;
+  size_t n_ports;
+  const coffer_mount *const *mounts;
+  size_t n_mounts;
+  const coffer_str *cap_drop; /* "NET_RAW", "ALL" */
+  size_t n_cap_drop;
+  coffer_str network;       /* empty = the platform's default */
+  uint64_t memory_bytes;    /* 0 = no limit */
+  coffer_str stop_signal;   /* "SIGTERM"; empty = the image's, else SIGTERM */
+  uint64_t stop_timeout_ns; /* 0 = 10 s */
 } coffer_machine_spec;
 
 #define COFFER_M_UNKNOWN 0u
@@ -74,7 +102,8 @@ typedef struct coffer_runtime {
                          const coffer_delivery *const *deliveries,
                          size_t n) COFFER_NOEXCEPT; /* OK = the app itself runs */
   coffer_status (*stop)(coffer_instance *, const coffer_call *, coffer_bytes handle, coffer_str signal,
-                        uint64_t timeout_ns) COFFER_NOEXCEPT; /* gone or stopped: OK */
+                        uint64_t timeout_ns) COFFER_NOEXCEPT; /* empty, 0: as its spec says.  Gone or
+                                                                 stopped: OK */
   coffer_status (*destroy)(coffer_instance *, const coffer_call *, coffer_bytes handle,
                            uint32_t force) COFFER_NOEXCEPT; /* gone: OK; leaves no file of a delivery */
   coffer_status (*inspect)(coffer_instance *, const coffer_call *, coffer_bytes handle, coffer_emit_machine,
@@ -83,6 +112,8 @@ typedef struct coffer_runtime {
                         coffer_emit_machine, void *) COFFER_NOEXCEPT;
   coffer_status (*wait)(coffer_instance *, const coffer_call *, coffer_bytes handle, coffer_emit_machine,
                         void *) COFFER_NOEXCEPT; /* optional; blocks until the state changes */
+  /* Optional.  Removes what deliveries have left of instances that are gone, as after a crash of the host. */
+  coffer_status (*sweep)(coffer_instance *, const coffer_call *) COFFER_NOEXCEPT;
 } coffer_runtime;
 
 typedef struct coffer_log_query {
@@ -101,8 +132,8 @@ typedef struct coffer_exec_io { /* host-owned */
   uint32_t struct_size, flags;  /* 1 tty */
   void *ctx;
   coffer_emit_chunk out;
-  int64_t (*in)(void *ctx, void *buf,
-                size_t size) COFFER_NOEXCEPT; /* called only when in_fd is readable; 0 = end, -1 = cancelled */
+  int64_t (*in)(void *ctx, void *buf, size_t size)
+      COFFER_NOEXCEPT; /* called only when in_fd is readable; 0 = end, -1 = cancelled */
   int32_t in_fd; /* poll()able: readable when in() would not block; -1 = no input.  So a command that ends
                     while nobody types leaves no call of in() behind. */
   int32_t reserved;
@@ -120,6 +151,27 @@ typedef struct coffer_runtime_exec { /* the command gets the app's own environme
   coffer_status (*exec)(coffer_instance *, const coffer_call *, coffer_bytes handle, const coffer_exec_spec *,
                         const coffer_exec_io *, int32_t *exit_code) COFFER_NOEXCEPT;
 } coffer_runtime_exec;
+
+#define COFFER_IMAGE_PULL 1u /* ask where the image comes from, also when it is here */
+typedef int32_t (*coffer_emit_text)(void *ctx, coffer_str) COFFER_NOEXCEPT;
+typedef struct coffer_runtime_images { /* for platforms whose images can change under their names */
+  uint32_t struct_size, minor;
+  uint64_t features;
+  /* Writes the immutable reference by which create() finds exactly this image, whatever becomes of its name.
+   * Not here and no PULL: NOT_FOUND.  `progress` gets one line at a time. */
+  coffer_status (*ensure)(coffer_instance *, const coffer_call *, coffer_str image, uint32_t flags,
+                          coffer_emit_text progress, void *, const coffer_sink *reference) COFFER_NOEXCEPT;
+} coffer_runtime_images;
+
+typedef struct coffer_runtime_events {
+  uint32_t struct_size, minor;
+  uint64_t features;
+  /* Blocks.  Emits once with state UNKNOWN and no instance_id when it listens: what happens from then on is
+   * not missed.  Then the status of each Machine with these labels whenever it may have changed. UNAVAILABLE:
+   * the platform is gone; listen again. */
+  coffer_status (*events)(coffer_instance *, const coffer_call *, const coffer_pair *labels, size_t n,
+                          coffer_emit_machine, void *) COFFER_NOEXCEPT;
+} coffer_runtime_events;
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,19 @@ struct Chunks {
   }
 };
 
+struct Lines {
+  coffer_emit_text emit;
+  void *ctx;
+  bool operator()(std::string_view line) const { return !emit || emit(ctx, to_str(line)) == 0; }
+};
+
+// The fields of a spec that the host knows; those it does not are empty (abi.h, R4).
+inline coffer_machine_spec whole(const coffer_machine_spec &spec) noexcept {
+  coffer_machine_spec out{};
+  std::memcpy(&out, &spec, spec.struct_size < sizeof out ? spec.struct_size : sizeof out);
+  return out;
+}
+
 // COFFER_VIA_*: what this runtime can do, and those of them that the platform stores or shows.
 template <uint32_t kVias, uint32_t kViasExposed>
 class Runtime : public Instance {
@@ -34,6 +47,14 @@ class Runtime : public Instance {
   virtual void logs(const Call &, std::string_view handle, const coffer_log_query &, const Chunks &) = 0;
   virtual int32_t exec(const Call &, std::string_view handle, const coffer_exec_spec &,
                        const coffer_exec_io &) = 0;
+  virtual void sweep(const Call &) { throw Error{COFFER_UNIMPLEMENTED, "nothing is swept here"}; }
+  // A runtime that has these two adds kImages and kEvents to what interface() answers.
+  virtual std::string ensure_image(const Call &, std::string_view, uint32_t, const Lines &) {
+    throw Error{COFFER_UNIMPLEMENTED, "there are no images here"};
+  }
+  virtual void events(const Call &, const coffer_pair *, size_t, const Machines &) {
+    throw Error{COFFER_UNIMPLEMENTED, "there are no events here"};
+  }
 
   const void *interface(std::string_view id) noexcept override {
     if (id == COFFER_RUNTIME_ID) return &kTable;
@@ -75,6 +96,9 @@ class Runtime : public Instance {
       [](coffer_instance *i, const coffer_call *c, coffer_bytes h, coffer_emit_machine emit,
          void *ctx) noexcept -> coffer_status {
         return guard(c, [&] { as<Runtime>(i).wait(Call(c), view(h), {emit, ctx}); });
+      },
+      [](coffer_instance *i, const coffer_call *c) noexcept -> coffer_status {
+        return guard(c, [&] { as<Runtime>(i).sweep(Call(c)); });
       }};
   static inline const coffer_runtime_logs kLogs = {
       sizeof(coffer_runtime_logs), 0, 0,
@@ -87,6 +111,22 @@ class Runtime : public Instance {
       [](coffer_instance *i, const coffer_call *c, coffer_bytes h, const coffer_exec_spec *s,
          const coffer_exec_io *io, int32_t *exit_code) noexcept -> coffer_status {
         return guard(c, [&] { *exit_code = as<Runtime>(i).exec(Call(c), view(h), *s, *io); });
+      }};
+
+ protected:
+  static inline const coffer_runtime_images kImages = {
+      sizeof(coffer_runtime_images), 0, 0,
+      [](coffer_instance *i, const coffer_call *c, coffer_str image, uint32_t flags, coffer_emit_text emit,
+         void *ctx, const coffer_sink *reference) noexcept -> coffer_status {
+        return guard(c, [&] {
+          Sink(reference).write(as<Runtime>(i).ensure_image(Call(c), view(image), flags, {emit, ctx}));
+        });
+      }};
+  static inline const coffer_runtime_events kEvents = {
+      sizeof(coffer_runtime_events), 0, 0,
+      [](coffer_instance *i, const coffer_call *c, const coffer_pair *labels, size_t n,
+         coffer_emit_machine emit, void *ctx) noexcept -> coffer_status {
+        return guard(c, [&] { as<Runtime>(i).events(Call(c), labels, n, {emit, ctx}); });
       }};
 };
 

@@ -97,6 +97,8 @@ class Agent {
   static Agent create(Config config);
 
   const PublicKey &host() const { return config_.host_key.public_key(); }
+  // The label by which the instances of this host are found again, whatever folder its state lies in.
+  std::pair<std::string, std::string> label() const;
 
   // `way_back`: what runs now, to be booted again if `next` does not start; nullptr: nothing does.
   Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back);

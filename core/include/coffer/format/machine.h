@@ -1,7 +1,9 @@
 // What a Machine is told to be: its config, its launch specs, and the records about it.
-//   config  = "cfc1" name process image image_name entrypoint* argv* (key value)* file* user workdir
-//   stop_signal
-//             stop_timeout_ms(u64) kind(u8)                        lists: u32 count, then the elements
+//   config  = "cfc2" name process image image_name entrypoint* argv* (key value)* file* user workdir
+//             stop_signal stop_timeout_ms(u64) kind(u8) port* mount* cap_drop* network read_only(u8)
+//             memory_bytes(u64) restart(u8)                        lists: u32 count, then the elements
+//             "cfc1" ends behind kind
+//   port    = host_ip host_port(u32) port(u32) udp(u8)             mount = source target read_only(u8)
 //   file    = guest_path secret literal mode(u32) encoding(u8) env(u8) has_owner(u8) uid(u32) gid(u32)
 //   spec    = "cfl1" app_id(16) machine number(u64) undo(32) config(u32 length, bytes) version(u64)
 //   header(32)
@@ -13,6 +15,7 @@
 #ifndef COFFER_FORMAT_MACHINE_H
 #define COFFER_FORMAT_MACHINE_H
 
+#include "coffer/base/machine.h"
 #include "coffer/format/app.h"
 
 namespace coffer {
@@ -30,6 +33,9 @@ struct FileBinding {
   uint32_t uid = 0, gid = 0;
 };
 
+// When an app that ended by itself is started again.
+enum class RestartPolicy : uint8_t { kNo = 1, kOnFailure = 2, kAlways = 3 };
+
 enum class MachineKind : uint8_t { kService = 0, kLocal = 1 };  // kLocal: `coffer run`, not listed
 
 struct MachineConfig {
@@ -43,6 +49,13 @@ struct MachineConfig {
   std::string stop_signal;       // empty: SIGTERM
   uint64_t stop_timeout_ms = 0;  // 0: the default of 10 s
   MachineKind kind = MachineKind::kService;
+  std::vector<Port> ports;
+  std::vector<Mount> mounts;
+  std::vector<std::string> cap_drop;
+  std::string network;  // empty: the platform's default
+  bool read_only = false;
+  uint64_t memory_bytes = 0;  // 0: no limit
+  RestartPolicy restart = RestartPolicy::kOnFailure;
 };
 Bytes encode(const MachineConfig &);
 Result<MachineConfig> decode_config(ByteSpan);

@@ -100,7 +100,7 @@ class PluginInstance {
     coffer_call raw_{};
     char request_id_[24];
     std::mutex mutex_;  // fail() may come on any thread
-    std::string text_;
+    std::string text_, remedy_;
     uint32_t retry_after_ms_ = 0;
   };
 

@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "coffer/base/bytes.h"
+#include "coffer/base/machine.h"
 #include "coffer/plugin_host/plugin.h"
 
 namespace coffer {
@@ -26,6 +27,14 @@ struct InstanceSpec {
   std::string name, instance_id, image, user, workdir;
   std::vector<std::string> entrypoint, argv;
   std::vector<std::pair<std::string, std::string>> env, labels;
+  std::vector<Port> ports;
+  std::vector<Mount> mounts;
+  std::vector<std::string> cap_drop;
+  std::string network;
+  bool read_only = false;
+  uint64_t memory_bytes = 0;  // 0: no limit
+  std::string stop_signal;
+  uint64_t stop_timeout_ns = 0;
 };
 
 struct InstanceStatus {
@@ -52,6 +61,7 @@ class Runtime {
   Result<InstanceStatus> create(const InstanceSpec &, const std::vector<Delivery> &places,
                                 const CallOptions & = {}) const;
   Result<void> start(ByteSpan handle, const std::vector<Delivery> &, const CallOptions & = {}) const;
+  // Signal empty, timeout 0: as the instance's spec says.
   Result<void> stop(ByteSpan handle, std::string_view signal, uint64_t timeout_ns,
                     const CallOptions & = {}) const;
   Result<void> destroy(ByteSpan handle, bool force, const CallOptions & = {}) const;
@@ -71,6 +81,17 @@ class Runtime {
                        const std::function<bool(uint32_t, ByteSpan)> &out,
                        const std::function<int64_t(std::span<uint8_t>)> &in, const CallOptions & = {},
                        int in_fd = -1) const;
+  // The immutable reference of an image; the image as it was asked for where the runtime pins none.
+  Result<std::string> ensure_image(std::string_view image, bool pull,
+                                   const std::function<void(std::string_view)> &progress,
+                                   const CallOptions & = {}) const;
+  // Blocks.  `each(status)` answers false to stop; a status without instance_id says that now it listens.
+  // kUnimplemented: the runtime does not tell of changes.
+  Result<void> events(const std::vector<std::pair<std::string, std::string>> &labels,
+                      const std::function<bool(const InstanceStatus &)> &each,
+                      const CallOptions & = {}) const;
+  // Removes what deliveries have left of instances that are gone; nothing where the runtime leaves nothing.
+  Result<void> sweep(const CallOptions & = {}) const;
   const PluginInstance &instance() const { return instance_; }
 
  private:
