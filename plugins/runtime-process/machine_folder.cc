@@ -74,8 +74,8 @@ std::string Spec::encode() const {
   put("user", user);
   put("created", std::to_string(created_ns));
   for (const auto &[key, value] : labels) put("label", key + "=" + value);
-  for (const std::string &v : variables) put("variable", v);
-  for (const std::string &f : files) put("file", f);
+  for (const std::string &v : places.variables) put("variable", v);
+  for (const std::string &f : places.files) put("file", f);
   if (!workdir.empty()) put("workdir", workdir);
   if (own_user) {
     put("uid", std::to_string(uid));
@@ -119,9 +119,9 @@ std::optional<Spec> Spec::decode(std::string_view text) {
     else if (key == "created")
       good = parse_number(value, s.created_ns);
     else if (key == "variable")
-      s.variables.push_back(value);
+      s.places.variables.push_back(value);
     else if (key == "file")
-      s.files.push_back(value);
+      s.places.files.push_back(value);
     else if (key == "workdir")
       s.workdir = value;
     else if (key == "uid")
@@ -279,7 +279,7 @@ MachineState MachineFolder::state(const Spec &spec) const {
 // ---- sentences ----
 std::string step_sentence(const Spec &spec, uint32_t step, int code, uint32_t index) {
   const std::string why = std::generic_category().message(code);
-  std::vector<std::string> files = spec.files;  // in the order of the frame
+  std::vector<std::string> files = spec.places.files;  // in the order of the frame
   std::sort(files.begin(), files.end());
   const std::string command = spec.argv.empty() ? "" : spec.argv.front();
   const std::string file = index < files.size() ? files[index] : "?";

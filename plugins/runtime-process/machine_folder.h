@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "deliveries.h"
+
 namespace coffer::runtime_process {
 
 class Fd {
@@ -46,8 +48,8 @@ bool wait_for(const sdk::Call &, int fd, int timeout_ms);
 // What to run.  Holds no value of a secret.
 struct Spec {
   std::string instance_id, name, image, user, workdir;
-  std::vector<std::string> argv, env /* NAME=VALUE */, variables /* names of secrets */,
-      files /* guest paths */;
+  std::vector<std::string> argv, env /* NAME=VALUE */;
+  runtime::Places places;  // of the secrets
   std::vector<std::pair<std::string, std::string>> labels;
   bool own_user = false;  // uid, gid, groups are to be taken
   unsigned uid = 0, gid = 0;

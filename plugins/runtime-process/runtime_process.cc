@@ -22,10 +22,9 @@
 #include <charconv>
 #include <deque>
 #include <filesystem>
-#include <map>
-#include <set>
 
 #include "boot_frame.h"
+#include "deliveries.h"
 #include "launch.h"
 #include "log_reader.h"
 #include "machine_folder.h"
@@ -33,6 +32,8 @@
 
 namespace coffer::runtime_process {
 namespace {
+using runtime::instance_id_ok;
+using runtime::text;
 using sdk::Call;
 using sdk::Error;
 using sdk::view;
@@ -42,27 +43,6 @@ constexpr uint64_t kDefaultStopNs = 10'000'000'000;
 Error invalid(std::string message) { return Error{COFFER_INVALID_ARGUMENT, std::move(message)}; }
 
 // ---- checks of a machine spec ----
-bool instance_id_ok(std::string_view id) {
-  if (id.empty() || id.size() > COFFER_BOOT_MAX_INSTANCE_ID || id[0] == '.') return false;
-  return std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
-           c == '_' || c == '.';
-  });
-}
-
-bool variable_name_ok(std::string_view name) {
-  if (name.empty() || (name[0] >= '0' && name[0] <= '9')) return false;
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-  });
-}
-
-std::string text(coffer_str s, const char *what) {
-  const std::string_view v = view(s);
-  if (v.find('\0') != std::string_view::npos) throw invalid(std::string(what) + " holds a NUL byte");
-  return std::string(v);
-}
-
 void read_command(const coffer_machine_spec &in, Spec &out) {
   std::vector<std::string> words;
   for (size_t i = 0; i < in.n_entrypoint; ++i) words.push_back(text(in.entrypoint[i], "the entrypoint"));
@@ -151,36 +131,20 @@ void read_user(Spec &out) {
   }
 }
 
-void read_deliveries(const coffer_machine_spec &in, Spec &out) {
-  std::set<std::string> seen;
+// What only this host can say about the files; the boot looks again, here a refusal costs nothing yet.
+void check_files(const coffer_machine_spec &in) {
   for (size_t i = 0; i < in.n_deliveries; ++i) {
     const coffer_delivery &d = *in.deliveries[i];
+    if (d.via != COFFER_VIA_TMPFS) continue;
     const std::string name(view(d.name));
-    if (d.via == COFFER_VIA_ENV) {
-      if (!variable_name_ok(name))
-        throw invalid("variable name number " + std::to_string(i + 1) + " is not valid");
-      if (!seen.insert(name).second) throw invalid("variable " + name + " is delivered twice");
-      out.variables.push_back(name);
-      continue;
-    }
-    if (d.via != COFFER_VIA_TMPFS)
-      throw invalid("delivery " + name + " asks for a way that runtime-process lacks");
-    if (const char *why = coffer_boot_path_error(name.data(), name.size()))
-      throw invalid("guest path number " + std::to_string(i + 1) + " " + why);
-    if (!seen.insert(name).second) throw invalid("guest path " + name + " is given twice");
-    if (d.mode > 0777) throw invalid("the mode of guest path " + name + " is over 0777");
     if ((d.flags & COFFER_DLV_OWNER) && ::geteuid() != 0 && (d.uid != ::geteuid() || d.gid != ::getegid()))
       throw Error{COFFER_PERMISSION_DENIED,
                   "without root the file " + name + " can only belong to the Machine's own user"};
-    struct stat st;  // the boot looks again; here a refusal costs nothing yet
+    struct stat st;
     if (::lstat(name.c_str(), &st) == 0 && !S_ISREG(st.st_mode))
-      throw Error{COFFER_FAILED_PRECONDITION, step_sentence({.files = {name}}, STEP_NOT_A_FILE, 0, 0)};
-    out.files.push_back(name);
+      throw Error{COFFER_FAILED_PRECONDITION,
+                  step_sentence({.places = {.files = {name}}}, STEP_NOT_A_FILE, 0, 0)};
   }
-  std::sort(out.files.begin(), out.files.end());
-  for (const std::string &file : out.files)
-    for (const std::string &other : out.files)
-      if (other.starts_with(file + "/")) throw invalid("guest path " + file + " is a folder of " + other);
 }
 
 Spec read_spec(const coffer_machine_spec &in) {
@@ -194,25 +158,11 @@ Spec read_spec(const coffer_machine_spec &in) {
   if (!out.workdir.empty() && out.workdir[0] != '/')
     throw invalid("the working directory '" + out.workdir + "' is not absolute");
   read_command(in, out);
-  std::set<std::string> names;
-  for (size_t i = 0; i < in.n_env; ++i) {
-    const std::string name(view(in.env[i].key));
-    if (!variable_name_ok(name))
-      throw invalid("variable name number " + std::to_string(i + 1) + " is not valid");
-    if (!names.insert(name).second) throw invalid("variable " + name + " is given twice");
-    const std::string_view value = view(in.env[i].value);
-    if (value.find('\0') != std::string_view::npos) throw invalid("variable " + name + " holds a NUL byte");
-    out.env.push_back(name + "=" + std::string(value));
-  }
-  for (size_t i = 0; i < in.n_labels; ++i) {
-    const std::string key = text(in.labels[i].key, "a label");
-    const std::string value(view(in.labels[i].value));
-    if (key.empty() || key.find('=') != std::string::npos || value.find('\0') != std::string::npos)
-      throw invalid("label number " + std::to_string(i + 1) + " is not valid");
-    out.labels.emplace_back(key, value);
-  }
+  out.env = runtime::plain_env(in);
+  out.labels = runtime::labels(in);
   read_user(out);
-  read_deliveries(in, out);
+  out.places = runtime::check_deliveries(in);
+  check_files(in);
   out.created_ns = wall_ns();
   return out;
 }
@@ -230,41 +180,6 @@ int signal_number(std::string_view name) {
   for (const auto &[known, value] : kSignals)
     if (known == bare) return value;
   throw invalid("signal '" + std::string(name) + "' is not known");
-}
-
-// ---- boot frame ----
-// Every delivery of the spec and no other, in the order of the frame, in locked memory.
-sdk::SecureBuffer build_frame(const Spec &spec, const coffer_delivery *const *deliveries, size_t n) {
-  std::map<std::string_view, const coffer_delivery *> env, files;
-  for (size_t i = 0; i < n; ++i) {
-    const std::string_view name = view(deliveries[i]->name);
-    if (!(deliveries[i]->via == COFFER_VIA_ENV ? env : files).emplace(name, deliveries[i]).second)
-      throw invalid("delivery number " + std::to_string(i + 1) + " is given twice");
-  }
-  const auto announced = [](const std::vector<std::string> &names, const auto &given) {
-    return names.size() == given.size() &&
-           std::all_of(names.begin(), names.end(),
-                       [&](const std::string &name) { return given.contains(name); });
-  };
-  if (!announced(spec.variables, env) || !announced(spec.files, files))
-    throw invalid("the deliveries are not those that were announced when the instance was created");
-  const auto write = [&](uint8_t *data, size_t size) {
-    coffer_boot_writer w;
-    coffer_boot_begin(&w, data, size, spec.instance_id.data(), spec.instance_id.size());
-    for (const auto &[name, d] : env)
-      coffer_boot_put_env(&w, name.data(), name.size(), d->value.data, d->value.size);
-    for (const auto &[path, d] : files) {
-      const bool owner = d->flags & COFFER_DLV_OWNER;
-      coffer_boot_put_file(&w, path.data(), path.size(), d->value.data, d->value.size, d->mode,
-                           owner ? COFFER_BOOT_OWNER : 0, owner ? d->uid : 0, owner ? d->gid : 0);
-    }
-    if (const coffer_boot_error error = coffer_boot_end(&w))
-      throw invalid(std::string("the deliveries do not fit: ") + coffer_boot_error_text(error));
-    return w.used;
-  };
-  sdk::SecureBuffer frame(write(nullptr, 0));
-  write(frame.data(), frame.size());
-  return frame;
 }
 
 // A write to a pipe whose reader is gone must not kill the host, and its signal handlers are not ours.
@@ -378,7 +293,7 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
       throw Error{COFFER_FAILED_PRECONDITION,
                   "instance " + spec.instance_id +
                       " was started before: an instance is started once, create a new one"};
-    const sdk::SecureBuffer frame = build_frame(spec, deliveries, n);
+    const sdk::SecureBuffer frame = runtime::build_frame(spec.instance_id, spec.places, deliveries, n);
 
     std::optional<Fd> alive = folder->take_alive();
     if (!alive) throw Error{COFFER_ABORTED, "instance " + spec.instance_id + " is being started elsewhere"};

@@ -1,0 +1,47 @@
+// deliveries.h - what the C++ runtimes share: the checks of a Machine spec, and the boot frame of one start.
+//
+// The checks look at the spec alone, not at the host.  They throw INVALID_ARGUMENT with a sentence that
+// names things by name where the name is good and by number where it is not; never with a value.
+// Thread rule: no globals.
+#ifndef COFFER_DELIVERIES_H
+#define COFFER_DELIVERIES_H
+#include <coffer/runtime.hpp>
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace coffer::runtime {
+
+// 1 .. 128 of [A-Za-z0-9_.-], not beginning with '.': fit for a file name and for a boot frame.
+bool instance_id_ok(std::string_view);
+// [A-Za-z_][A-Za-z0-9_]*
+bool variable_name_ok(std::string_view);
+
+// A copy; refuses "WHAT holds a NUL byte".
+std::string text(coffer_str, const char *what);
+
+// Where the secrets of an instance will be: what create() is told and start() must then keep to.
+struct Places {
+  std::vector<std::string> variables;  // in the order of the spec
+  std::vector<std::string> files;      // ascending as bytes: the order of a boot frame
+};
+// Refuses bad names and paths, one given twice, a path that is a folder of another, a mode over 0777, an
+// unknown way.
+Places check_deliveries(const coffer_machine_spec &);
+
+// "NAME=VALUE" for each plain variable.  Refuses bad names, one given twice, a NUL byte.
+std::vector<std::string> plain_env(const coffer_machine_spec &);
+
+// Refuses an empty key, a '=' in a key, a NUL byte.
+std::vector<std::pair<std::string, std::string>> labels(const coffer_machine_spec &);
+
+// The boot frame of one start in locked memory.  Refuses deliveries that are not exactly those announced, and
+// values that a frame cannot hold.  kEnvOnly: the files reach the Machine in another way.
+enum class FrameOf { kAll, kEnvOnly };
+sdk::SecureBuffer build_frame(std::string_view instance_id, const Places &announced,
+                              const coffer_delivery *const *deliveries, size_t n, FrameOf = FrameOf::kAll);
+
+}  // namespace coffer::runtime
+#endif
