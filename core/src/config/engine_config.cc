@@ -95,6 +95,7 @@ class Reader {
     COFFER_CHECK(plugin_table(root, "kms", out_.kms));
     COFFER_CHECK(plugin_table(root, "runtime", out_.runtime));
     out_.runtime.state_dir = out_.base_dir / "machines";
+    out_.runtime.ambient = true;  // `docker login`, $XDG_RUNTIME_DIR
     COFFER_CHECK(role(root, "keys", out_.keys_storage));
     COFFER_CHECK(role(root, "agent", out_.agent_storage));
     default_path(out_.storage, "vault");

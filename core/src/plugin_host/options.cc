@@ -242,7 +242,7 @@ coffer_open_args ResolvedOptions::args(const PluginConfig &config, std::vector<c
   for (const auto &[key, value] : secret_) pairs.push_back({bridge::str(key), bridge::bytes(value.reveal())});
   coffer_open_args args{};
   args.struct_size = sizeof args;
-  args.flags = config.read_only ? COFFER_OPEN_READONLY : 0;
+  args.flags = (config.read_only ? COFFER_OPEN_READONLY : 0u) | (config.ambient ? COFFER_OPEN_ALLOW_ENV : 0u);
   args.instance_name = bridge::str(instance_name_);
   args.options = pairs.data();
   args.n_options = pairs.size();

@@ -183,6 +183,8 @@ class Options {
   bool flag(std::string_view key) const noexcept { return get(key) == "true"; }
   std::string_view state_dir() const noexcept { return view(args_->state_dir); }
   std::string_view instance_name() const noexcept { return view(args_->instance_name); }
+  // May the plugin look at environment variables and at what its user keeps elsewhere?
+  bool ambient() const noexcept { return args_->flags & COFFER_OPEN_ALLOW_ENV; }
   bool read_only() const noexcept { return args_->flags & COFFER_OPEN_READONLY; }
 
  private:

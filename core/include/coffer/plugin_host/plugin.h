@@ -29,6 +29,7 @@ struct PluginConfig {
   std::filesystem::path base_dir;              // relative PATH options start here (folder of engine.toml)
   std::filesystem::path state_dir;             // private folder handed to the plugin; may be empty
   bool read_only = false;
+  bool ambient = false;  // it may look at environment variables and at what its user keeps elsewhere
 };
 
 // A loaded plugin file.
