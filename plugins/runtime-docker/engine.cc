@@ -8,6 +8,7 @@
 #include <Poco/Net/HTTPResponse.h>
 #include <Poco/Net/SocketAddress.h>
 #include <Poco/StreamCopier.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -184,7 +185,12 @@ class Engine::Session : public net::HTTPClientSession {
     setTimeout(Poco::Timespan(60, 0));
   }
   // HTTPClientSession knows host and port only: whatever it asks for, it is the engine's socket.
-  void connect(const net::SocketAddress &) override { HTTPSession::connect(address_); }
+  // HTTPSession's own connect() wants TCP_NODELAY, which a unix socket does not have.
+  void connect(const net::SocketAddress &) override {
+    socket().connect(address_, getTimeout());
+    socket().setReceiveTimeout(getTimeout());
+    ::fcntl(socket().impl()->sockfd(), F_SETFD, FD_CLOEXEC);
+  }
   bool used = false;
 
  private:

@@ -113,6 +113,8 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
   }
 
   static std::unique_ptr<Instance> open(const Call &, const sdk::Options &options) {
+    if (const std::vector<std::string> wrong = validate(options); !wrong.empty())
+      throw Error{COFFER_INVALID_ARGUMENT, wrong.front()};
     const std::string path(options.state_dir());
     Fd folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (path.empty() || !folder)
