@@ -52,18 +52,27 @@ std::string seconds(int64_t ns) {
   return std::to_string(ns / 1'000'000'000) + "." + nanos;
 }
 
+// A file of /proc.
 std::string read_file(const std::string &path) {
   std::ifstream in(path, std::ios::binary);
   return std::string(std::istreambuf_iterator<char>(in), {});
 }
 
-// What the first process of a container is doing.
-enum class FirstProcess { kGone, kInit, kApp };
+// What the first process of a container is: not yet coffer-init (the engine's helper is to become it),
+// coffer-init, or the app.
+enum class FirstProcess { kGone, kEarly, kInit, kApp };
 FirstProcess first_process(int pid) {
-  const std::string command = read_file("/proc/" + std::to_string(pid) + "/cmdline");
-  if (command.empty()) return FirstProcess::kGone;
   using namespace std::string_literals;
-  return command.starts_with(kInitPath + "\0run\0"s) ? FirstProcess::kInit : FirstProcess::kApp;
+  const std::string proc = "/proc/" + std::to_string(pid) + "/";
+  const std::string command = read_file(proc + "cmdline");
+  if (command.starts_with(kInitPath + "\0run\0"s)) return FirstProcess::kInit;
+  if (command == "runc\0init\0"s) return FirstProcess::kEarly;
+  if (!command.empty()) return FirstProcess::kApp;
+  // None while a program is being replaced by another one, and of apps that wipe theirs.
+  const std::string name = read_file(proc + "comm");
+  return name.empty()                                   ? FirstProcess::kGone
+         : name == "init\n" || name.starts_with("runc") ? FirstProcess::kEarly
+                                                        : FirstProcess::kApp;
 }
 
 int signal_number(std::string_view name) {
@@ -99,7 +108,11 @@ bool would_end_by(int pid, int signal) {
 
 uint32_t state_of(const Container &c, bool stop_ordered) {
   if (c.status == "created") return c.error.empty() ? COFFER_M_CREATED : COFFER_M_FAILED;
-  if (c.running()) return first_process(c.pid) == FirstProcess::kInit ? COFFER_M_STARTING : COFFER_M_STARTED;
+  if (c.running()) {
+    const FirstProcess first = first_process(c.pid);
+    return first == FirstProcess::kInit || first == FirstProcess::kEarly ? COFFER_M_STARTING
+                                                                         : COFFER_M_STARTED;
+  }
   if (c.status == "removing") return COFFER_M_STOPPING;
   return c.exit_code == 0 || stop_ordered ? COFFER_M_STOPPED : COFFER_M_FAILED;
 }
@@ -233,9 +246,14 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     if (started.status == 304)
       throw Error{COFFER_FAILED_PRECONDITION, "instance " + h.instance + " was started by somebody else"};
     if (!started.ok()) throw refusal(started, "the container cannot be started");
+    // The frame goes out when coffer-init is seen there: then the next program that is seen is the app.
+    const std::optional<Container> running =
+        wait_for_first(call, h.container, [](FirstProcess f) { return f == FirstProcess::kInit; });
+    if (!running) return judge_end(call, h.container);
     // A reader that is gone has said why.
     if (input->write(call, frame.data(), frame.size())) input->finish_writing();
-    wait_for_app(call, h.container);
+    if (!wait_for_first(call, h.container, [](FirstProcess f) { return f == FirstProcess::kApp; }, running))
+      judge_end(call, h.container);
   }
 
   void stop(const Call &call, std::string_view handle, std::string_view signal,
@@ -589,35 +607,37 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     return a.body.substr(kBlock, size);
   }
 
-  // Started means: the first process is no longer coffer-init.
-  void wait_for_app(const Call &call, const std::string &id) {
-    for (;;) {
-      const std::optional<Container> c = find(call, id);
-      if (!c) throw Error{COFFER_ABORTED, "the container was removed while it started"};
-      if (!c->running()) return judge_end(call, *c);
-      const int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, c->pid, 0));
-      const Fd process(pidfd);
-      for (FirstProcess now = first_process(c->pid); now != FirstProcess::kGone;
-           now = first_process(c->pid)) {
-        if (now == FirstProcess::kApp) return;
-        // Its end is an event, its becoming the app is none.
-        if (wait_for(call, pidfd, POLLIN, kLookAgainMs)) break;
+  // Waits until the container's first process is what is wanted; nothing when it ended before.  Its end is an
+  // event, its becoming another program is none.
+  template <class F>
+  std::optional<Container> wait_for_first(const Call &call, const std::string &id, F &&wanted,
+                                          std::optional<Container> c = {}) {
+    for (;; c.reset()) {
+      if (!c) c = find(call, id);
+      if (!c || !c->running()) return std::nullopt;
+      const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, c->pid, 0)));
+      while (process) {
+        if (wanted(first_process(c->pid))) return c;
+        if (wait_for(call, process.get(), POLLIN, kLookAgainMs)) break;
       }
-      if (process) wait_for(call, pidfd, POLLIN);  // the engine needs a moment to see the end, too
-      await_end(call, id, -1);
+      await_end(call, id, -1);  // the engine needs a moment to see it, too
     }
   }
 
   // It ended before anybody saw the app in it: by coffer-init's doing, or because the app was quick.
-  void judge_end(const Call &call, const Container &c) {
-    if (c.out_of_memory)
+  void judge_end(const Call &call, const std::string &id) {
+    const std::optional<Container> c = find(call, id);
+    if (!c) throw Error{COFFER_ABORTED, "the container was removed while it started"};
+    if (c->out_of_memory)
       throw Error{COFFER_FAILED_PRECONDITION,   "the container ran out of memory while it started", "", 0, 0,
                   "Give it more with --memory."};
-    if (!c.error.empty()) throw Error{COFFER_FAILED_PRECONDITION, "the container did not start: " + c.error};
-    if (c.exit_code != kExitFrame && c.exit_code != kExitNotRunnable && c.exit_code != kExitNotFound) return;
-    const std::string sentence = last_words(call, c.id);
+    if (!c->error.empty())
+      throw Error{COFFER_FAILED_PRECONDITION, "the container did not start: " + c->error};
+    if (c->exit_code != kExitFrame && c->exit_code != kExitNotRunnable && c->exit_code != kExitNotFound)
+      return;
+    const std::string sentence = last_words(call, id);
     if (sentence.starts_with(kInitSays))
-      throw Error{COFFER_FAILED_PRECONDITION, sentence.substr(kInitSays.size()), "exit", c.exit_code};
+      throw Error{COFFER_FAILED_PRECONDITION, sentence.substr(kInitSays.size()), "exit", c->exit_code};
   }
 
   // The last line that the container wrote to its standard error.
