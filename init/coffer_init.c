@@ -225,7 +225,6 @@ static _Noreturn void run(const char *instance_id, const char *workdir, char **a
              : "");
   const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (null < 0 || dup2(null, 0) != 0) FAIL(EXIT_CANNOT_RUN, "cannot open /dev/null: ", strerror(errno));
-  close(null);
   if (workdir) enter(workdir);
   become(argv, merge(&frame, environ));
 }

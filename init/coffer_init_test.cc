@@ -171,13 +171,12 @@ class Child {
   bool says(std::string_view text) const {
     return eventually([&] { return out().find(text) != std::string::npos; });
   }
-  // Whether it has a handler for SIGTERM, so has come to waiting.
-  bool handles_sigterm() const {
+  // Whether it has a handler for the last signal, so for all of them.
+  bool handles_signals() const {
     return eventually([&] {
       const std::string status = read_all(proc() / "status");
       const size_t at = status.find("SigCgt:\t");
-      return at != std::string::npos &&
-             (std::stoull(status.substr(at + 8, 16), nullptr, 16) >> (SIGTERM - 1)) & 1;
+      return at != std::string::npos && (std::stoull(status.substr(at + 8, 16), nullptr, 16) >> 63) & 1;
     });
   }
   bool has_ended() const {
@@ -290,7 +289,7 @@ TEST(CofferInitRun, GivesAnEmptyFrameNothingButDockersVariables) {
 TEST(CofferInitRun, TakesAFrameInPiecesOfAnySize) {
   const std::string large(131000, 'L'), bytes = frame({{"A", large}, {"B", large}});
   Child child(run_argv({app, "env"}), {});
-  ASSERT_TRUE(child.handles_sigterm());
+  ASSERT_TRUE(child.handles_signals());
   for (size_t at = 0; at < 40; ++at) child.give(bytes.substr(at, 1));
   child.give(bytes.substr(40));  // more than a pipe holds, and left open
   const Outcome o = child.wait();
@@ -437,7 +436,7 @@ TEST(CofferInitRun, WaitsTenSecondsInAllForAFrameThatTrickles) {
 void expect_ends_at_once(Child::Where where) {
   for (const int s : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, 37 /* SIGRTMIN+3 of systemd images */}) {
     Child child(run_argv({app, "env"}), {}, where);
-    ASSERT_TRUE(child.handles_sigterm());
+    ASSERT_TRUE(child.handles_signals());
     child.give(frame().substr(0, 20));
     ASSERT_EQ(kill(child.pid(), s), 0);
     const Outcome o = child.wait();
@@ -522,6 +521,12 @@ TEST_F(CofferInitCommand, ThatCannotRunEndsWith126) {
     expect_refused(run({c.name}, frame(), {"PATH=/nowhere:" + dir("").string() + ":/nowhere"}), c.code,
                    std::string(c.name) + ": " + c.sentence);
   }
+  // What is forbidden says more than what is broken.
+  file("a/cmd", "#!/no/such/interpreter\n");
+  file("b/cmd", "#!/bin/sh\n", 0644);
+  const std::string a = dir("a"), b = dir("b");
+  for (const std::string &path : {a + ":" + b, b + ":" + a})
+    expect_refused(run({"cmd"}, frame(), {"PATH=" + path}), 126, "cmd: Permission denied");
 }
 
 TEST_F(CofferInitCommand, IsNotSaidToBeForbiddenForAFolderOfPathThatIs) {
@@ -584,7 +589,7 @@ TEST_F(CofferInitImage, WithoutProcRefusesExec) {
 TEST_F(CofferInitImage, ShowsItsMemoryToNobodyWhileItWaits) {
   Child child({"/.coffer/init", "run", std::string(kId), "--", "app", "wait"}, {}, Child::kOwnNamespace,
               inside());
-  ASSERT_TRUE(child.handles_sigterm());
+  ASSERT_TRUE(child.handles_signals());
   const auto owner = [&] {
     struct stat st = {};
     EXPECT_EQ(stat((child.proc() / "mem").c_str(), &st), 0);
@@ -624,15 +629,35 @@ TEST_F(CofferInitExec, GivesTheCommandTheEnvironmentOfTheApp) {
                                                 std::string("CANARY=") + kCanary, "PLAIN=docker"}));
 }
 
+// Root in a container has fewer rights than root, so is one user among others.
 TEST_F(CofferInitExec, TakesTheAppsUserForReadingAlone) {
+  const TemporaryFolder folder;
+  const std::string of_root = folder.path() / "of-root", of_group = folder.path() / "of-group";
+  for (const std::string &d : {of_root, of_group}) fs::create_directories(d);
+  chmod(folder.path().c_str(), 0755);
+  chmod(of_root.c_str(), 0100);
+  ASSERT_EQ(chown(of_group.c_str(), kOther, 0), 0);
+  chmod(of_group.c_str(), 0010);
   Child pid1({app, "wait"}, {"A=1"}, Child::kOwnNamespace, [] { become(kAppUser); });
   ASSERT_TRUE(pid1.says("ready"));
-  Outcome o = exec(pid1, {app, "env"});
+  const auto as_root = [&](const std::string &rights, const Strings &words, const Strings &options) {
+    return exec(pid1, words, {}, {"-S", "0", "-G", "0", "--", "/usr/bin/setpriv", "--bounding-set=" + rights},
+                options);
+  };
+  Outcome o = as_root("-all,+setuid,+setgid", {app, "env"}, {});
   EXPECT_EQ(o.code, 0) << o.err;
   EXPECT_THAT(entries(o.out), ElementsAre("A=1"));
-  o = exec(pid1, {app, "state"});
-  EXPECT_THAT(o.out, HasSubstr("user 0:0 files 0:0\n"));
-  EXPECT_THAT(o.out, HasSubstr("not default\nopen 0 1 2\n"));
+  for (const std::string &dir : {of_root, of_group}) {
+    o = as_root("-all,+setuid,+setgid", {app, "state"}, {"--workdir", dir});
+    EXPECT_EQ(o.code, 0) << o.err;
+    EXPECT_THAT(o.out, HasSubstr("user 0:0 files 0:0\n"));
+    EXPECT_THAT(o.out, EndsWith("not default\nopen 0 1 2\n"));
+  }
+  const std::string refused =
+      "cannot read the environment of the app: it runs as user 65532:65532, this command as 0:0; run it as "
+      "the app's user";
+  for (const char *rights : {"-all", "-all,+setuid", "-all,+setgid"})
+    expect_refused(as_root(rights, {app, "env"}, {}), 126, refused);
 }
 
 TEST_F(CofferInitExec, ReadsWithoutAnyRightAsTheAppsOwnUser) {
@@ -665,7 +690,7 @@ TEST_F(CofferInitExec, IsRefusedWhereTheAppChangedItsUserWithoutANewProgram) {
 
 TEST_F(CofferInitExec, IsRefusedBeforeTheAppHasStarted) {
   Child pid1(run_argv({app, "wait"}), {"A=1"}, Child::kOwnNamespace);
-  ASSERT_TRUE(pid1.handles_sigterm());
+  ASSERT_TRUE(pid1.handles_signals());
   expect_refused(exec(pid1, {app, "env"}), 126,
                  "cannot read the environment of the app: the app has not started yet");
   pid1.give(frame());
