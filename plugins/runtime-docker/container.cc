@@ -234,6 +234,7 @@ Request create_request(const coffer_machine_spec &spec, const Image &image, cons
   Json restart = new Object;
   restart->set("Name", "no");  // who decides that is the agent: only it has the values
   host->set("RestartPolicy", restart);
+  host->set("Init", false);  // whatever the engine does by default: the first process is the app
   o.set("HostConfig", host);
 
   Json labels = new Object;
