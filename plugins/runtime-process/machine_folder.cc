@@ -83,6 +83,8 @@ std::string Spec::encode() const {
     for (const unsigned g : groups) put("group", std::to_string(g));
   }
   if (!home.empty()) put("home", "HOME=" + home);
+  if (stop_signal) put("stop_signal", std::to_string(stop_signal));
+  if (stop_timeout_ns) put("stop_timeout_ns", std::to_string(stop_timeout_ns));
   for (const std::string &e : env) put("env", e);
   for (const std::string &a : argv) put("argv", a);
   return out;
@@ -132,6 +134,10 @@ std::optional<Spec> Spec::decode(std::string_view text) {
       good = parse_number(value, s.groups.emplace_back());
     else if (key == "home")
       s.home = value.substr(value.find('=') + 1);
+    else if (key == "stop_signal")
+      good = parse_number(value, s.stop_signal);
+    else if (key == "stop_timeout_ns")
+      good = parse_number(value, s.stop_timeout_ns);
     else if (key == "env")
       s.env.push_back(value);
     else if (key == "argv")

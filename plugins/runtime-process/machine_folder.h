@@ -55,6 +55,8 @@ struct Spec {
   unsigned uid = 0, gid = 0;
   std::vector<unsigned> groups;
   std::string home;
+  int stop_signal = 0;           // 0: SIGTERM
+  uint64_t stop_timeout_ns = 0;  // 0: 10 s
   int64_t created_ns = 0;
 
   std::string encode() const;

@@ -147,6 +147,33 @@ void check_files(const coffer_machine_spec &in) {
   }
 }
 
+int signal_number(std::string_view name) {
+  static constexpr std::pair<std::string_view, int> kSignals[] = {
+      {"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ABRT", SIGABRT},   {"KILL", SIGKILL},
+      {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"WINCH", SIGWINCH}, {"ALRM", SIGALRM},
+      {"PIPE", SIGPIPE}, {"IO", SIGIO},     {"PWR", SIGPWR}};
+  int number = 0;
+  if (whole_number(name, number) && number > 0 && number < NSIG) return number;
+  std::string_view bare = name;
+  if (bare.starts_with("SIG")) bare.remove_prefix(3);
+  for (const auto &[known, value] : kSignals)
+    if (known == bare) return value;
+  throw invalid("signal '" + std::string(name) + "' is not known");
+}
+
+// A Machine here is a process of the host, with the host's network, files and limits.
+void refuse_what_containers_have(const coffer_machine_spec &in) {
+  const auto refuse = [](bool asked, std::string_view why, std::string_view option) {
+    if (asked) throw invalid("runtime-process " + std::string(why) + ": leave out " + std::string(option));
+  };
+  refuse(in.n_ports, "has no network of its own", "--publish");
+  refuse(in.network.size, "has no network of its own", "--network");
+  refuse(in.n_mounts, "shows the host's own files", "--volume and [[mounts]]");
+  refuse(in.flags & COFFER_SPEC_READ_ONLY, "has no root file system of its own", "--read-only");
+  refuse(in.n_cap_drop, "drops no capabilities", "--cap-drop");
+  refuse(in.memory_bytes, "limits no memory", "--memory and [[vm]]");
+}
+
 Spec read_spec(const coffer_machine_spec &in) {
   Spec out;
   out.instance_id = view(in.instance_id);
@@ -157,7 +184,11 @@ Spec read_spec(const coffer_machine_spec &in) {
   out.workdir = text(in.workdir, "the working directory");
   if (!out.workdir.empty() && out.workdir[0] != '/')
     throw invalid("the working directory '" + out.workdir + "' is not absolute");
+  refuse_what_containers_have(in);
   read_command(in, out);
+  if (const std::string_view signal = view(in.stop_signal); !signal.empty())
+    out.stop_signal = signal_number(signal);
+  out.stop_timeout_ns = in.stop_timeout_ns;
   out.env = runtime::plain_env(in);
   out.labels = runtime::labels(in);
   read_user(out);
@@ -165,21 +196,6 @@ Spec read_spec(const coffer_machine_spec &in) {
   check_files(in);
   out.created_ns = wall_ns();
   return out;
-}
-
-int signal_number(std::string_view name) {
-  static constexpr std::pair<std::string_view, int> kSignals[] = {
-      {"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ABRT", SIGABRT},   {"KILL", SIGKILL},
-      {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"TERM", SIGTERM}, {"WINCH", SIGWINCH}, {"ALRM", SIGALRM},
-      {"PIPE", SIGPIPE}, {"IO", SIGIO},     {"PWR", SIGPWR}};
-  if (name.empty()) return SIGTERM;
-  int number = 0;
-  if (whole_number(name, number) && number > 0 && number < NSIG) return number;
-  std::string_view bare = name;
-  if (bare.starts_with("SIG")) bare.remove_prefix(3);
-  for (const auto &[known, value] : kSignals)
-    if (known == bare) return value;
-  throw invalid("signal '" + std::string(name) + "' is not known");
 }
 
 // A write to a pipe whose reader is gone must not kill the host, and its signal handlers are not ours.
@@ -238,7 +254,7 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
   }
 
   void create(const Call &call, const coffer_machine_spec &in, const sdk::Machines &emit) override {
-    const Spec spec = read_spec(in);
+    const Spec spec = read_spec(sdk::whole(in));
     if (const std::optional<MachineFolder> existing = find(spec.instance_id)) {
       Spec before = existing->spec();
       const int64_t created = std::exchange(before.created_ns, spec.created_ns);
@@ -330,9 +346,9 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
 
   void stop(const Call &call, std::string_view handle, std::string_view signal,
             uint64_t timeout_ns) override {
-    const int number = signal_number(signal);
+    const int number = signal.empty() ? 0 : signal_number(signal);
     if (const std::optional<MachineFolder> folder = find(decode(handle)))
-      stop_folder(call, *folder, number, timeout_ns ? timeout_ns : kDefaultStopNs);
+      stop_folder(call, *folder, number, timeout_ns);
   }
 
   void destroy(const Call &call, std::string_view handle, bool force) override {
@@ -340,7 +356,7 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     for (;;) {
       const std::optional<MachineFolder> folder = find(wanted);
       if (!folder) return;
-      stop_folder(call, *folder, force ? SIGKILL : SIGTERM, force ? 0 : kDefaultStopNs);
+      stop_folder(call, *folder, force ? SIGKILL : 0, 0);
       const std::optional<Fd> turn = folder->lock(call);
       if (!turn) continue;
       Spec unknown;
@@ -592,7 +608,17 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     return folder;
   }
 
+  // A damaged spec must not keep a Machine from being stopped.
+  static Spec spec_or_none(const MachineFolder &folder) {
+    try {
+      return folder.spec();
+    } catch (const Error &) {
+      return {};
+    }
+  }
+
   // Orders the end and waits for it.  The supervisor keeps the time, so the order holds if we are killed.
+  // Signal 0, timeout 0: as the spec says.
   void stop_folder(const Call &call, const MachineFolder &folder, int signal, uint64_t timeout_ns) const {
     const Spec unknown;
     MachineState s;
@@ -606,6 +632,11 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
       }
       if (s.state == COFFER_M_CREATED) return;
       if (s.ended()) return kill_leftover(s);
+      if (!signal || !timeout_ns) {
+        const Spec own = spec_or_none(folder);
+        if (!signal) signal = own.stop_signal ? own.stop_signal : SIGTERM;
+        if (!timeout_ns) timeout_ns = own.stop_timeout_ns ? own.stop_timeout_ns : kDefaultStopNs;
+      }
       const uint64_t timeout_ms = std::min<uint64_t>(timeout_ns / 1'000'000, INT32_MAX);
       folder.write("stop",
                    "signal " + std::to_string(signal) + "\ntimeout_ms " + std::to_string(timeout_ms) + "\n");

@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -60,6 +61,7 @@ struct Machine {
   std::vector<std::pair<std::string, std::string>> secrets = {}, files = {};
   bool owner = false;
   uint32_t uid = 0;
+  std::function<void(coffer_machine_spec &)> also = {};
 };
 
 class RuntimeProcess : public PluginTest {
@@ -93,6 +95,7 @@ class RuntimeProcess : public PluginTest {
     spec.user = str(o.user);
     spec.deliveries = pointers_.data();
     spec.n_deliveries = pointers_.size();
+    if (o.also) o.also(spec);
     TestCall call;
     Seen seen;
     const coffer_status status = table_->create(raw(), call, &spec, &Seen::on_machine, &seen);
@@ -215,6 +218,31 @@ TEST_F(RuntimeProcess, OtherImagesAreRefusedWithTheRemedy) {
   EXPECT_EQ(create({}, {.image = "/no/such/program"}, &handle, &message), COFFER_INVALID_ARGUMENT);
   EXPECT_THAT(message, HasSubstr("/no/such/program"));
   EXPECT_EQ(create({}, {.image = "/etc/passwd"}, &handle, &message), COFFER_INVALID_ARGUMENT);
+}
+
+TEST_F(RuntimeProcess, WhatOnlyContainersHaveIsRefusedByOption) {
+  const coffer_port port = {sizeof port, 6, 80, 8080, {}}, *ports[] = {&port};
+  const coffer_mount mount = {sizeof mount, 0, str("data"), str("/data")}, *mounts[] = {&mount};
+  const coffer_str cap = str("ALL");
+  const std::vector<std::pair<std::function<void(coffer_machine_spec &)>, std::string>> cases = {
+      {[&](auto &s) { s.ports = ports, s.n_ports = 1; },
+       "runtime-process has no network of its own: leave out --publish"},
+      {[](auto &s) { s.network = str("host"); },
+       "runtime-process has no network of its own: leave out --network"},
+      {[&](auto &s) { s.mounts = mounts, s.n_mounts = 1; },
+       "runtime-process shows the host's own files: leave out --volume and [[mounts]]"},
+      {[](auto &s) { s.flags = COFFER_SPEC_READ_ONLY; },
+       "runtime-process has no root file system of its own: leave out --read-only"},
+      {[&](auto &s) { s.cap_drop = &cap, s.n_cap_drop = 1; },
+       "runtime-process drops no capabilities: leave out --cap-drop"},
+      {[](auto &s) { s.memory_bytes = 64u << 20; },
+       "runtime-process limits no memory: leave out --memory and [[vm]]"}};
+  for (const auto &[also, expected] : cases) {
+    std::string handle, message;
+    EXPECT_EQ(create({"true"}, {.also = also}, &handle, &message), COFFER_INVALID_ARGUMENT);
+    EXPECT_EQ(message, expected);
+    EXPECT_FALSE(std::filesystem::exists(folder()));
+  }
 }
 
 // ---- the process ----
@@ -397,7 +425,12 @@ TEST_F(RuntimeProcess, FilesLieOnATmpfsAndItsFolderIsNotReachable) {
            path, state_dir() + "/machine0"},
           {.files = {{path, "v"}}});
   EXPECT_EQ(wait_for_end(handle).exit_code, 0);
-  EXPECT_THAT(logs(handle), AllOf(testing::StartsWith("tmpfs\n1\n"), HasSubstr("spec\n")));
+  // The host may have some of that name: another runtime's.
+  size_t mounts = 1;
+  const std::string ours = read_file("/proc/self/mountinfo");
+  for (size_t at = 0; (at = ours.find(" - tmpfs coffer ", at)) != std::string::npos; ++at) ++mounts;
+  EXPECT_THAT(logs(handle),
+              AllOf(testing::StartsWith("tmpfs\n" + std::to_string(mounts) + "\n"), HasSubstr("spec\n")));
 }
 
 // ---- supervisor and records ----

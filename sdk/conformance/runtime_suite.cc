@@ -46,6 +46,9 @@ struct Order {
   std::vector<std::pair<std::string, std::string>> env = {}, labels = {};
   std::vector<Delivery> deliveries = {};
   std::string instance_id = {}, user = {}, workdir = {}, image_name = image;
+  std::string stop_signal = {};
+  uint64_t stop_timeout_ns = 0;
+  bool older_host = false;  // the spec ends with `workdir`, and the memory behind it is something else
 };
 Order sh(std::string script) { return {.argv = {"sh", "-c", std::move(script)}}; }
 
@@ -153,6 +156,12 @@ class SpecView {
     spec_.n_deliveries = pointers_.size();
     spec_.user = str(o.user);
     spec_.workdir = str(o.workdir);
+    spec_.stop_signal = str(o.stop_signal);
+    spec_.stop_timeout_ns = o.stop_timeout_ns;
+    if (o.older_host) {
+      spec_.struct_size = offsetof(coffer_machine_spec, ports);
+      std::memset(&spec_.ports, 0xa5, sizeof spec_ - spec_.struct_size);
+    }
   }
   SpecView(const SpecView &) = delete;
   SpecView &operator=(const SpecView &) = delete;
@@ -526,6 +535,58 @@ TEST_F(Runtime, StopSendsTheSignalThatWasAskedFor) {
   EXPECT_THAT(logs(handle).text(), HasSubstr("got-usr1"));
 }
 
+TEST_F(Runtime, StopWithoutASignalTakesThatOfTheSpec) {
+  Order order = sh("trap 'echo got-usr1; exit 0' USR1; echo up; while :; do sleep 0.1; done");
+  order.stop_signal = "SIGUSR1";
+  const std::string handle = start(std::move(order));
+  wait_for_word(handle, "up");
+  ASSERT_EQ(stop(handle), COFFER_OK);
+  EXPECT_THAT(logs(handle).text(), HasSubstr("got-usr1"));
+  EXPECT_EQ(inspect(handle).state, COFFER_M_STOPPED);
+}
+
+TEST_F(Runtime, DestroyWithoutForceStopsAsTheSpecSays) {
+  Order order = sh("trap 'exit 0' USR1; trap '' TERM; echo up; while :; do sleep 0.1; done");
+  order.stop_signal = "USR1";
+  order.stop_timeout_ns = 60'000'000'000;
+  const std::string handle = start(std::move(order));
+  wait_for_word(handle, "up");
+  const auto before = std::chrono::steady_clock::now();
+  ASSERT_EQ(destroy(handle, false), COFFER_OK);
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 60s);
+  EXPECT_EQ(inspect(handle).state, COFFER_M_GONE);
+}
+
+TEST_F(Runtime, StopWithASignalTakesItInsteadOfThatOfTheSpec) {
+  Order order = sh("trap 'echo got-usr2; exit 0' USR2; echo up; while :; do sleep 0.1; done");
+  order.stop_signal = "SIGUSR1";
+  const std::string handle = start(std::move(order));
+  wait_for_word(handle, "up");
+  ASSERT_EQ(stop(handle, "SIGUSR2"), COFFER_OK);
+  EXPECT_THAT(logs(handle).text(), HasSubstr("got-usr2"));
+}
+
+TEST_F(Runtime, StopWithoutATimeoutTakesThatOfTheSpec) {
+  Order order = sh("trap '' TERM; echo up; while :; do sleep 1000; done");
+  order.stop_timeout_ns = 1'000'000'000;
+  const std::string handle = start(std::move(order));
+  wait_for_word(handle, "up");
+  const auto before = std::chrono::steady_clock::now();
+  ASSERT_EQ(stop(handle), COFFER_OK);
+  const auto took = std::chrono::steady_clock::now() - before;
+  EXPECT_GE(took, 990ms);
+  EXPECT_LT(took, 9s) << "10 s is the default";
+  EXPECT_EQ(inspect(handle).state, COFFER_M_STOPPED);
+}
+
+TEST_F(Runtime, SpecOfAnOlderHostIsTakenWithoutWhatItDoesNotKnow) {
+  Order order = sh("echo up; exec sleep 1000");
+  order.older_host = true;
+  const std::string handle = start(std::move(order));
+  EXPECT_EQ(stop(handle), COFFER_OK);
+  EXPECT_EQ(inspect(handle).state, COFFER_M_STOPPED);
+}
+
 TEST_F(Runtime, UnknownSignalIsRefusedAndTheMachineGoesOn) {
   const std::string handle = start(sh("exec sleep 1000"));
   EXPECT_EQ(stop(handle, "SIGNOPE"), COFFER_INVALID_ARGUMENT);
@@ -637,6 +698,9 @@ TEST_F(Runtime, BadOrdersAreRefusedBeforeAnythingIsCreated) {
   order.deliveries = {};
   order.env = {{"PLAIN", std::string("a\0b", 3)}};
   refused(order, "NUL in a plain value");
+  order.env = {};
+  order.stop_signal = "SIGNOPE";
+  refused(order, "a stop signal that is none");
 }
 
 // ---- environment ----
