@@ -80,6 +80,13 @@ MachineConfig a_config() {
   c.stop_signal = "SIGQUIT";
   c.stop_timeout_ms = 5'000;
   c.kind = MachineKind::kLocal;
+  c.ports = {{"127.0.0.1", 8080, 80, false}, {"", 0, 53, true}};
+  c.mounts = {{"data", "/data", true}, {"/srv/pages", "/pages", false}};
+  c.cap_drop = {"NET_RAW", "CHOWN"};
+  c.network = "backend";
+  c.read_only = true;
+  c.memory_bytes = 64u << 20;
+  c.restart = RestartPolicy::kAlways;
   return c;
 }
 
@@ -219,7 +226,14 @@ TEST(Format, EveryFieldOfALaunchSpecIsInItsBytes) {
        [](C &c) { c.files[0].env = false; }, [](C &c) { c.files[0].has_owner = false; },
        [](C &c) { c.files[0].uid++; }, [](C &c) { c.files[0].gid++; }, [](C &c) { c.user += "x"; },
        [](C &c) { c.workdir += "x"; }, [](C &c) { c.stop_signal += "x"; }, [](C &c) { c.stop_timeout_ms++; },
-       [](C &c) { c.kind = MachineKind::kService; }});
+       [](C &c) { c.kind = MachineKind::kService; }, [](C &c) { c.ports.pop_back(); },
+       [](C &c) { c.ports[0].host_ip = ""; }, [](C &c) { c.ports[0].host_port++; },
+       [](C &c) { c.ports[0].port++; }, [](C &c) { c.ports[0].udp = true; },
+       [](C &c) { c.mounts.pop_back(); }, [](C &c) { c.mounts[0] = {"dat", "a/data", true}; },
+       [](C &c) { c.mounts[0].target += "x"; }, [](C &c) { c.mounts[0].read_only = false; },
+       [](C &c) { c.cap_drop = {"NET_RAWC", "HOWN"}; }, [](C &c) { c.cap_drop.clear(); },
+       [](C &c) { c.network += "x"; }, [](C &c) { c.read_only = false; }, [](C &c) { c.memory_bytes++; },
+       [](C &c) { c.restart = RestartPolicy::kNo; }});
 }
 
 TEST(Format, NumbersOutsideOfAClosedSetAreRefused) {
@@ -231,6 +245,11 @@ TEST(Format, NumbersOutsideOfAClosedSetAreRefused) {
     r.outcome = static_cast<ReleaseOutcome>(v);
     EXPECT_FALSE(decode_release(encode(r))) << v;
   }
+  for (const int v : {0, 4, 255}) {
+    MachineConfig c = a_config();
+    c.restart = static_cast<RestartPolicy>(v);
+    EXPECT_FALSE(decode_config(encode(c))) << v;
+  }
   for (const int v : {2, 255}) {
     MachineConfig c = a_config();
     c.kind = static_cast<MachineKind>(v);
@@ -238,6 +257,59 @@ TEST(Format, NumbersOutsideOfAClosedSetAreRefused) {
     c = a_config();
     c.files[0].encoding = static_cast<FileEncoding>(v);
     EXPECT_FALSE(decode_config(encode(c))) << v;
+  }
+}
+
+// a_config() as the code before cfc2 wrote it.
+constexpr std::string_view kFirstConfig =
+    "63666331000000057765622d3100000006776f726b65720000000a7368613235363a616263000000076e67696e783a310000"
+    "0002000000072f62696e2f7368000000022d6300000003000000046563686f0000000000000003610a620000000200000004"
+    "4c414e47000000014300000004504f525400000002383000000002000000082f72756e2f6b6579000000034b455900000000"
+    "00000120010101000003e8000003e9000000092f6574632f6d6f7464000000000000000568656c6c6f000001240000000000"
+    "000000000000000000066e6f626f6479000000042f7372760000000753494751554954000000000000138801";
+
+TEST(Format, AConfigOfBeforePortsAndMountsIsReadAndWrittenAnew) {
+  const auto c = decode_config(*unhex(kFirstConfig));
+  ASSERT_TRUE(c) << c.error().message;
+  MachineConfig expected = a_config();
+  const MachineConfig fresh;
+  expected.ports = fresh.ports;
+  expected.mounts = fresh.mounts;
+  expected.cap_drop = fresh.cap_drop;
+  expected.network = fresh.network;
+  expected.read_only = fresh.read_only;
+  expected.memory_bytes = fresh.memory_bytes;
+  expected.restart = fresh.restart;
+  EXPECT_EQ(hex(encode(*c)), hex(encode(expected)));
+  EXPECT_EQ(c->restart, RestartPolicy::kOnFailure);
+}
+
+TEST(Format, AConfigOfBeforeHasNothingBehindItsEndAndNoOtherVersionIsRead) {
+  const Bytes first = *unhex(kFirstConfig);
+  for (size_t n = 0; n < first.size(); ++n) ASSERT_FALSE(decode_config(ByteSpan(first).first(n))) << n;
+  Bytes longer = first;
+  longer.push_back(0);
+  EXPECT_FALSE(decode_config(longer));
+  for (const char version : {'0', '2', '3'}) {  // as cfc2 it ends too early
+    Bytes other = first;
+    other[3] = static_cast<uint8_t>(version);
+    EXPECT_FALSE(decode_config(other)) << version;
+  }
+  Bytes second = encode(a_config());
+  second[3] = '1';  // as cfc1 it has too much
+  EXPECT_FALSE(decode_config(second));
+}
+
+TEST(Format, APortOver65535IsRefused) {
+  const Bytes good = encode(a_config());
+  // host_port 8080 and port 80 of the first port, one behind the other.
+  const Bytes ports = *unhex("00001f9000000050");
+  const auto at = std::ranges::search(good, ports).begin() - good.begin();
+  ASSERT_LT(at, static_cast<ptrdiff_t>(good.size()));
+  for (const ptrdiff_t offset : {1, 5}) {
+    Bytes wrong = good;
+    wrong[static_cast<size_t>(at + offset)] = 1;
+    EXPECT_FALSE(decode_config(wrong)) << offset;
   }
 }
 

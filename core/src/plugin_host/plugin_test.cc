@@ -292,6 +292,13 @@ TEST_F(PluginCall, TellsWhenToTryAgain) {
   EXPECT_THAT(storage("retry")->get("s", "k"), Advises("try again in 2 s"));
 }
 
+TEST_F(PluginCall, TellsTheRemedyOfThePluginOnOneLine) {
+  EXPECT_EQ(storage("remedy")->get("s", "k").error().remedy, "wait for the  other one");
+  const auto older = storage("older error")->get("s", "k");
+  EXPECT_THAT(older.error().message, HasSubstr("busy"));
+  EXPECT_EQ(older.error().remedy, "");
+}
+
 TEST_F(PluginCall, CarriesTheDeadlineOnTheMonotonicClock) {
   timespec now;
   ::clock_gettime(CLOCK_MONOTONIC, &now);

@@ -161,6 +161,95 @@ TEST_F(RuntimeFront, ExecWithoutADescriptorOrAReaderHasNoInput) {
   EXPECT_EQ(out, "");
 }
 
+TEST_F(RuntimeFront, EveryFieldOfASpecArrives) {
+  InstanceSpec s = spec();
+  s.ports = {{"127.0.0.1", 8080, 80, false}, {"", 0, 53, true}};
+  s.mounts = {{"data", "/data", false}, {"/srv", "/mnt", true}};
+  s.cap_drop = {"NET_RAW", "CHOWN"};
+  s.network = "backend";
+  s.read_only = true;
+  s.memory_bytes = 64u << 20;
+  s.stop_signal = "SIGQUIT";
+  s.stop_timeout_ns = 5'000'000'000;
+  const auto created = open("fields").create(s, {});
+  ASSERT_TRUE(succeeds(created));
+  EXPECT_EQ(created->message,
+            "flags 1; port 127.0.0.1 8080 80 6; port  0 53 17; mount data /data 0; mount /srv /mnt 1; "
+            "cap NET_RAW; cap CHOWN; network backend; memory 67108864; stop SIGQUIT 5000000000");
+  const auto plain = open("fields").create(spec(), {});
+  ASSERT_TRUE(succeeds(plain));
+  EXPECT_EQ(plain->message, "flags 0; network ; memory 0; stop  0");
+}
+
+TEST_F(RuntimeFront, AnImageGetsItsReferenceAndTellsOfAPull) {
+  std::vector<std::string> lines;
+  const auto progress = [&](std::string_view line) { lines.emplace_back(line); };
+  EXPECT_EQ(open().ensure_image("nginx:1", false, progress).value(), "nginx:1@sha256:1");
+  EXPECT_THAT(lines, testing::IsEmpty());
+  EXPECT_EQ(open().ensure_image("nginx:1", true, progress).value(), "nginx:1@sha256:1");
+  EXPECT_THAT(lines, testing::ElementsAre("layer 1  [2J"));
+  EXPECT_TRUE(succeeds(open().ensure_image("nginx:1", true, {}))) << "nobody need watch";
+}
+
+TEST_F(RuntimeFront, AnImageThatIsNotHereSaysWhatToDo) {
+  const auto r = open("no image").ensure_image("nginx:1", false, {});
+  EXPECT_THAT(r, FailsWith(ErrorCode::kNotFound, "there is no such image here"));
+  EXPECT_EQ(r.error().remedy, "pull it with  --pull");
+}
+
+TEST_F(RuntimeFront, AReferenceThatIsNoTextIsDataLoss) {
+  for (const char *lie : {"empty reference", "two lines"})
+    EXPECT_THAT(open(lie).ensure_image("nginx:1", false, {}),
+                FailsWith(ErrorCode::kDataLoss, "plugin fake-runtime: image: answered a reference"));
+  EXPECT_FALSE(open("large reference").ensure_image("nginx:1", false, {}));
+}
+
+TEST_F(RuntimeFront, EventsBeginWithListeningAndStopWhenTold) {
+  const Labels labels = {{"coffer.app", "web"}};
+  std::vector<InstanceStatus> seen;
+  EXPECT_TRUE(succeeds(open().events(labels, [&](const InstanceStatus &s) {
+    seen.push_back(s);
+    return seen.size() < 3;
+  })));
+  ASSERT_EQ(seen.size(), 3u);
+  EXPECT_EQ(seen[0].state, COFFER_M_UNKNOWN);
+  EXPECT_EQ(seen[0].instance_id, "");
+  EXPECT_EQ(seen[1].instance_id, "i-1");
+  EXPECT_EQ(seen[1].labels, labels);
+}
+
+TEST_F(RuntimeFront, AnEventOfAForeignMachineIsDataLoss) {
+  int seen = 0;
+  const auto each = [&](const InstanceStatus &) { return ++seen < 10; };
+  EXPECT_THAT(open("foreign Machine").events({{"coffer.app", "web"}}, each),
+              FailsWith(ErrorCode::kDataLoss, "tell of changes: answered a Machine without the labels"));
+  EXPECT_EQ(seen, 1) << "only that it listens";
+  EXPECT_THAT(open("short status").events({}, each),
+              FailsWith(ErrorCode::kDataLoss, "tell of changes: answered a status that is too short"));
+  EXPECT_EQ(seen, 1);
+}
+
+TEST_F(RuntimeFront, EventsEndWhenThePlatformDoes) {
+  int seen = 0;
+  EXPECT_THAT(open("platform is gone").events({}, [&](const InstanceStatus &) { return ++seen < 10; }),
+              FailsWith(ErrorCode::kUnavailable, "the platform is gone"));
+  EXPECT_EQ(seen, 1);
+  EXPECT_THAT(open().events({}, [](const InstanceStatus &) -> bool { throw std::bad_alloc(); }),
+              FailsWith(ErrorCode::kResourceExhausted, "no memory"));
+}
+
+TEST_F(RuntimeFront, SweepingIsOptionalAndItsFailureIsNot) {
+  EXPECT_TRUE(succeeds(open().sweep()));
+  EXPECT_THAT(open("sweep fails").sweep(), FailsWith(ErrorCode::kUnavailable, "nothing was swept"));
+}
+
+TEST_F(RuntimeFront, WithoutImagesAnImageIsWhatWasAskedForAndWithoutEventsNoneAreTold) {
+  const Runtime r = open("no exec");
+  EXPECT_EQ(r.ensure_image("host", true, {}).value(), "host");
+  EXPECT_THAT(r.events({}, [](const InstanceStatus &) { return true; }),
+              FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime does not tell of changes"));
+}
+
 TEST_F(RuntimeFront, OptionalPartsThatAreMissingAreSaidKindly) {
   const Runtime r = open("no exec");
   EXPECT_THAT(r.exec(handle_, {"x"}, {}, {}),

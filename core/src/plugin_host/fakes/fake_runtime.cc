@@ -42,6 +42,8 @@ class FakeRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, COFF
     if (lie_ == "short status") s.struct_size = 24;
     if (lie_ == "null status") return void(emit.emit(emit.ctx, nullptr));
     s.message = to_str("line one\nline \x1b[31mtwo");
+    const std::string fields = fields_of(spec);
+    if (lie_ == "fields") s.message = to_str(fields);
     emit(s);
     if (lie_ == "twice") emit(s);
   }
@@ -84,12 +86,57 @@ class FakeRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, COFF
     io.out(io.ctx, 2, 0, to_bytes(view(spec.argv[0])));
     return 7;
   }
+  std::string ensure_image(const Call &, std::string_view image, uint32_t flags,
+                           const Lines &progress) override {
+    if (lie_ == "no image")
+      throw Error{COFFER_NOT_FOUND, "there is no such image here", {}, 0, 0, "pull it\nwith \x1b--pull"};
+    if (flags & COFFER_IMAGE_PULL) progress("layer 1\n\x1b[2J");
+    if (lie_ == "empty reference") return "";
+    if (lie_ == "two lines") return "sha256:1\nsha256:2";
+    if (lie_ == "large reference") return std::string(1025, 'x');
+    return std::string(image) + "@sha256:1";
+  }
+  void events(const Call &, const coffer_pair *labels, size_t n, const Machines &emit) override {
+    coffer_machine_status listening{};
+    listening.struct_size = sizeof listening;
+    if (lie_ == "short status") listening.struct_size = 24;
+    emit(listening);
+    if (lie_ == "platform is gone") throw Error{COFFER_UNAVAILABLE, "the platform is gone"};
+    coffer_machine_status s = status("web", "i-1");
+    if (lie_ != "foreign Machine") s.labels = labels, s.n_labels = n;
+    while (emit(s)) {
+    }
+  }
+  void sweep(const Call &call) override {
+    if (lie_ == "sweep fails") throw Error{COFFER_UNAVAILABLE, "nothing was swept"};
+    Runtime::sweep(call);
+  }
   const void *interface(std::string_view id) noexcept override {
     if (lie_ == "no exec" && id != COFFER_RUNTIME_ID) return nullptr;
+    if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
+    if (id == COFFER_RUNTIME_EVENTS_ID) return &kEvents;
     return Runtime::interface(id);
   }
 
  private:
+  // What is later than 1.0, as it arrived.
+  static std::string fields_of(const coffer_machine_spec &spec) {
+    if (spec.struct_size != sizeof spec) return "short";
+    std::string out = "flags " + std::to_string(spec.flags);
+    const auto say = [&](std::string_view what) { out.append("; ").append(what); };
+    for (size_t i = 0; i < spec.n_ports; ++i)
+      say("port " + std::string(view(spec.ports[i]->host_ip)) + " " +
+          std::to_string(spec.ports[i]->host_port) + " " + std::to_string(spec.ports[i]->port) + " " +
+          std::to_string(spec.ports[i]->protocol));
+    for (size_t i = 0; i < spec.n_mounts; ++i)
+      say("mount " + std::string(view(spec.mounts[i]->source)) + " " +
+          std::string(view(spec.mounts[i]->target)) + " " + std::to_string(spec.mounts[i]->flags));
+    for (size_t i = 0; i < spec.n_cap_drop; ++i) say("cap " + std::string(view(spec.cap_drop[i])));
+    say("network " + std::string(view(spec.network)));
+    say("memory " + std::to_string(spec.memory_bytes));
+    say("stop " + std::string(view(spec.stop_signal)) + " " + std::to_string(spec.stop_timeout_ns));
+    return out;
+  }
   static coffer_machine_status status(std::string_view name, std::string_view instance_id) {
     coffer_machine_status s{};
     s.struct_size = sizeof s;

@@ -121,6 +121,16 @@ class FakeStorage final : public Storage {
     if (lie_ == "no memory") throw std::bad_alloc();
     if (lie_ == "silent failure") throw Error{COFFER_UNAVAILABLE, ""};
     if (lie_ == "retry") throw Error{COFFER_UNAVAILABLE, "busy", {}, 0, 1500};
+    if (lie_ == "remedy") throw Error{COFFER_UNAVAILABLE, "busy", {}, 0, 1500, "wait for\nthe \x1bother one"};
+    if (lie_ == "older error") {
+      // Of a plugin whose struct ends before the remedy: what lies behind is not read.
+      coffer_error e{};
+      e.struct_size = offsetof(coffer_error, remedy);
+      e.message = to_str("busy");
+      e.remedy = to_str("not a remedy");
+      call.raw()->fail(call.raw(), COFFER_RESOURCE_EXHAUSTED, &e);
+      throw std::bad_alloc();  // says nothing more
+    }
     if (lie_ == "status 99") throw Error{coffer_status{99}, "what is this"};
     if (lie_ == "status -1") throw Error{coffer_status{-1}, "what is this"};
     if (lie_ == "long text") throw Error{COFFER_INTERNAL, std::string(100'000, 'x')};
