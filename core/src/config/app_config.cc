@@ -9,8 +9,9 @@
 #include <cerrno>
 #include <cstring>
 
-#include "coffer/base/text.h"
 #include "coffer/base/names.h"
+#include "coffer/base/text.h"
+#include "coffer/config/machine_options.h"
 
 #define TOML_EXCEPTIONS 0
 #define TOML_ENABLE_FORMATTERS 0
@@ -30,22 +31,33 @@ class Reader {
   Reader(AppConfig &out, const fs::path &file) : out_(out), file_(file) {}
 
   Result<void> read(const toml::table &root) {
-    for (const auto &[key, node] : root) {
-      // Tables of fly.toml that say how a roll-out goes; who deploys reads them.
-      static constexpr std::array<std::string_view, 8> kLater = {"checks", "deploy",  "http_service", "mount",
-                                                                 "mounts", "restart", "services",     "vm"};
+    for (const auto &[key, value] : root) {
+      // Tables of fly.toml about its proxy and about how a roll-out goes.
+      static constexpr std::array<std::string_view, 4> kLater = {"checks", "deploy", "http_service",
+                                                                 "services"};
+      static constexpr std::array<std::string_view, 4> kAfterProcesses = {"files", "mounts", "restart", "vm"};
       if (key == "app")
-        COFFER_CHECK(read_app(node));
+        COFFER_CHECK(read_app(value));
       else if (key == "env")
-        COFFER_CHECK(read_env(node));
+        COFFER_CHECK(read_env(value));
       else if (key == "build")
-        COFFER_CHECK(read_build(node));
+        COFFER_CHECK(read_build(value));
       else if (key == "processes")
-        COFFER_CHECK(read_processes(node));
-      else if (key != "files" && std::ranges::find(kLater, key.str()) == kLater.end())
+        COFFER_CHECK(read_processes(value));
+      else if (key == "kill_signal") {
+        COFFER_TRY(const std::string signal, text(value, "kill_signal"));
+        COFFER_TRY(out_.stop_signal, checked(value, "kill_signal", parse_signal(signal)));
+      } else if (key == "kill_timeout") {
+        COFFER_TRY(const std::string time, text_or_number(value, "kill_timeout"));
+        COFFER_TRY(out_.stop_timeout_ms, checked(value, "kill_timeout", parse_stop_timeout(time)));
+      } else if (std::ranges::find(kLater, key.str()) == kLater.end() &&
+                 std::ranges::find(kAfterProcesses, key.str()) == kAfterProcesses.end())
         ignore(key.str());
     }
-    if (const toml::node *node = root.get("files")) COFFER_CHECK(read_files(*node));  // after [processes]
+    if (const toml::node *node = root.get("files")) COFFER_CHECK(read_files(*node));
+    if (const toml::node *node = root.get("mounts")) COFFER_CHECK(read_mounts(*node));
+    if (const toml::node *node = root.get("restart")) COFFER_CHECK(read_restart(*node));
+    if (const toml::node *node = root.get("vm")) COFFER_CHECK(read_vm(*node));
     if (!ignored_.empty())
       out_.warning = shown(file_) + ": these keys are not known and were ignored: " + ignored_;
     return {};
@@ -69,6 +81,33 @@ class Reader {
     if (value->get().find('\0') != std::string::npos)
       return wrong(node.source(), "'" + key + "' must not have a NUL character");
     return value->get();
+  }
+  Result<std::string> text_or_number(const toml::node &node, const std::string &key) const {
+    if (const auto *number = node.as_integer()) return std::to_string(number->get());
+    return text(node, key);
+  }
+  template <class T>
+  Result<T> checked(const toml::node &node, const std::string &key, Result<T> parsed) const {
+    if (!parsed) return wrong(node.source(), "'" + key + "': " + parsed.error().message);
+    return parsed;
+  }
+  Result<bool> flag(const toml::node &node, const std::string &key) const {
+    const auto *value = node.as_boolean();
+    if (!value) return wrong(node.source(), "'" + key + "' must be true or false");
+    return value->get();
+  }
+  // [[SECTION]], and [SECTION] for a single one, as fly.toml may have it.
+  Result<std::vector<const toml::table *>> tables(const toml::node &node, const std::string &key) const {
+    std::vector<const toml::table *> out;
+    if (const toml::table *one = node.as_table()) out.push_back(one);
+    if (const toml::array *list = node.as_array())
+      for (const toml::node &entry : *list) {
+        if (!entry.is_table())
+          return wrong(node.source(), "'" + key + "' must be written as [[" + key + "]]");
+        out.push_back(entry.as_table());
+      }
+    if (out.empty()) return wrong(node.source(), "'" + key + "' must be written as [[" + key + "]]");
+    return out;
   }
   Result<const toml::table *> table(const toml::node &node, const std::string &key) const {
     if (!node.is_table()) return wrong(node.source(), "'" + key + "' must be a table");
@@ -106,11 +145,13 @@ class Reader {
   Result<void> read_build(const toml::node &node) {
     COFFER_TRY(const toml::table *build, table(node, "build"));
     for (const auto &[key, value] : *build) {
-      if (key != "image") {
+      if (key == "image") {
+        COFFER_TRY(out_.image, text(value, "build.image"));
+      } else if (key == "pull") {
+        COFFER_TRY(out_.pull, flag(value, "build.pull"));
+      } else {
         ignore("build." + std::string(key.str()));
-        continue;
       }
-      COFFER_TRY(out_.image, text(value, "build.image"));
     }
     return {};
   }
@@ -181,9 +222,7 @@ class Reader {
       } else if (key == "processes") {
         COFFER_TRY(file.processes, read_process_names(value, name));
       } else if (key == "env") {
-        const auto *flag = value.as_boolean();
-        if (!flag) return wrong(value.source(), "'" + name + "' must be true or false");
-        file.env = flag->get();
+        COFFER_TRY(file.env, flag(value, name));
       } else {
         ignore(name);
       }
@@ -223,6 +262,75 @@ class Reader {
       names.push_back(process);
     }
     return names;
+  }
+
+  Result<void> read_mounts(const toml::node &node) {
+    COFFER_TRY(const auto entries, tables(node, "mounts"));
+    for (const toml::table *entry : entries) {
+      ForProcesses<Mount> mount;
+      for (const auto &[key, value] : *entry) {
+        const std::string name = "mounts." + std::string(key.str());
+        if (key == "source") {
+          COFFER_TRY(mount.what.source, text(value, name));
+        } else if (key == "destination") {
+          COFFER_TRY(mount.what.target, text(value, name));
+        } else if (key == "processes") {
+          COFFER_TRY(mount.processes, read_process_names(value, name));
+        } else {
+          ignore(name);
+        }
+      }
+      if (mount.what.source.empty() || mount.what.target.empty())
+        return wrong(entry->source(), "[[mounts]] must have 'source' and 'destination'");
+      if (const auto fine = check_mount(mount.what); !fine)
+        return wrong(entry->source(), "[[mounts]]: " + fine.error().message);
+      out_.mounts.push_back(std::move(mount));
+    }
+    return {};
+  }
+
+  Result<void> read_restart(const toml::node &node) {
+    COFFER_TRY(const auto entries, tables(node, "restart"));
+    for (const toml::table *entry : entries) {
+      ForProcesses<RestartPolicy> restart{RestartPolicy::kOnFailure, {}};
+      for (const auto &[key, value] : *entry) {
+        const std::string name = "restart." + std::string(key.str());
+        if (key == "policy") {
+          COFFER_TRY(const std::string policy, text(value, name));
+          COFFER_TRY(restart.what, checked(value, name, parse_restart(policy)));
+        } else if (key == "processes") {
+          COFFER_TRY(restart.processes, read_process_names(value, name));
+        } else {
+          ignore(name);
+        }
+      }
+      out_.restart.push_back(std::move(restart));
+    }
+    return {};
+  }
+
+  Result<void> read_vm(const toml::node &node) {
+    COFFER_TRY(const auto entries, tables(node, "vm"));
+    for (const toml::table *entry : entries) {
+      ForProcesses<uint64_t> memory;
+      bool given = false;
+      for (const auto &[key, value] : *entry) {
+        const std::string name = "vm." + std::string(key.str());
+        if (key == "memory" || key == "memory_mb") {
+          // A bare number counts megabytes here, as on Fly.
+          COFFER_TRY(std::string size, text_or_number(value, name));
+          if (!size.empty() && size.back() >= '0' && size.back() <= '9') size += "mb";
+          COFFER_TRY(memory.what, checked(value, name, parse_memory(size)));
+          given = true;
+        } else if (key == "processes") {
+          COFFER_TRY(memory.processes, read_process_names(value, name));
+        } else {
+          ignore(name);
+        }
+      }
+      if (given) out_.memory.push_back(std::move(memory));
+    }
+    return {};
   }
 
   AppConfig &out_;

@@ -34,6 +34,7 @@ TEST(AppConfig, AFullConfigIsRead) {
 app = "web"
 [build]
 image = "ghcr.io/example/web:1"
+pull = true
 [env]
 PORT = "8080"
 WORKERS = 4
@@ -58,6 +59,7 @@ mode = 0o600
 )");
   EXPECT_EQ(c.app, "web");
   EXPECT_EQ(c.image, "ghcr.io/example/web:1");
+  EXPECT_TRUE(c.pull);
   EXPECT_THAT(c.env, ElementsAre(Pair("DEBUG", "false"), Pair("EMPTY", ""), Pair("PORT", "8080"),
                                  Pair("WORKERS", "4")));
   EXPECT_THAT(c.processes, ElementsAre(Pair("web", ElementsAre("bin/serve", "--title", "hello world")),
@@ -82,11 +84,73 @@ TEST(AppConfig, AnEmptyFileIsAnEmptyConfig) {
   EXPECT_EQ(c.warning, "");
 }
 
+TEST(AppConfig, WhatAMachineIsGivenIsRead) {
+  const AppConfig c = parse(R"(
+app = "web"
+kill_signal = "SIGINT"
+kill_timeout = "2m"
+[[vm]]
+memory = "1gb"
+processes = ["web"]
+[[vm]]
+memory = 256
+processes = ["worker"]
+[[restart]]
+policy = "always"
+[[restart]]
+policy = "never"
+processes = ["worker"]
+[[mounts]]
+source = "data"
+destination = "/var/lib/data"
+processes = ["web"]
+[[mounts]]
+source = "/srv/pages"
+destination = "/pages"
+[processes]
+web = "serve"
+worker = "work"
+)");
+  EXPECT_EQ(c.warning, "");
+  EXPECT_EQ(c.stop_signal, "SIGINT");
+  EXPECT_EQ(c.stop_timeout_ms, 120'000u);
+  ASSERT_EQ(c.memory.size(), 2u);
+  EXPECT_EQ(c.memory[0].what, 1u << 30);
+  EXPECT_THAT(c.memory[0].processes, ElementsAre("web"));
+  EXPECT_EQ(c.memory[1].what, 256u << 20);
+  ASSERT_EQ(c.restart.size(), 2u);
+  EXPECT_EQ(c.restart[0].what, RestartPolicy::kAlways);
+  EXPECT_THAT(c.restart[0].processes, IsEmpty());
+  EXPECT_EQ(c.restart[1].what, RestartPolicy::kNo);
+  EXPECT_THAT(c.restart[1].processes, ElementsAre("worker"));
+  ASSERT_EQ(c.mounts.size(), 2u);
+  EXPECT_EQ(c.mounts[0].what, (Mount{"data", "/var/lib/data", false}));
+  EXPECT_THAT(c.mounts[0].processes, ElementsAre("web"));
+  EXPECT_EQ(c.mounts[1].what, (Mount{"/srv/pages", "/pages", false}));
+}
+
+TEST(AppConfig, ASingleTableIsAListOfOne) {
+  const AppConfig c = parse(R"(
+kill_timeout = 30
+[mounts]
+source = "data"
+destination = "/data"
+[restart]
+policy = "on-failure"
+[vm]
+memory_mb = 512
+)");
+  EXPECT_EQ(c.stop_timeout_ms, 30'000u);
+  EXPECT_EQ(c.mounts.size(), 1u);
+  ASSERT_EQ(c.restart.size(), 1u);
+  EXPECT_EQ(c.restart[0].what, RestartPolicy::kOnFailure);
+  ASSERT_EQ(c.memory.size(), 1u);
+  EXPECT_EQ(c.memory[0].what, 512u << 20);
+}
+
 TEST(AppConfig, TablesOfTheRolloutAreAcceptedInSilence) {
   const AppConfig c = parse(R"(
 app = "web"
-[[mounts]]
-source = "data"
 [http_service]
 internal_port = 8080
 [[services]]
@@ -95,11 +159,9 @@ internal_port = 8080
 type = "tcp"
 [deploy]
 strategy = "rolling"
-[[restart]]
-policy = "always"
-[[vm]]
-memory = "1gb"
 )");
+  EXPECT_FALSE(c.pull);
+  EXPECT_THAT(c.restart, IsEmpty());
   EXPECT_EQ(c.warning, "");
 }
 
@@ -111,6 +173,16 @@ primary_region = "Zebrafish"
 dockerfile = "Zebrafish"
 [metrics]
 port = 1
+[[vm]]
+memory = "1gb"
+cpu_kind = "Zebrafish"
+[[mounts]]
+source = "data"
+destination = "/data"
+initial_size = "Zebrafish"
+[[restart]]
+policy = "always"
+retries = 7
 [[files]]
 guest_path = "/a"
 raw_value = ""
@@ -118,8 +190,8 @@ owner = "Zebrafish"
 )");
   EXPECT_EQ(c.app, "web");
   EXPECT_EQ(c.files.size(), 1u);
-  for (const char *key :
-       {"/srv/web/fly.toml", "primary_region", "build.dockerfile", "metrics", "files.owner"})
+  for (const char *key : {"/srv/web/fly.toml", "primary_region", "build.dockerfile", "metrics", "files.owner",
+                          "vm.cpu_kind", "mounts.initial_size", "restart.retries"})
     EXPECT_THAT(c.warning, HasSubstr(key));
   EXPECT_THAT(c.warning, Not(HasSubstr("Zebrafish")));
   EXPECT_THAT(c.warning, Not(HasSubstr("\n")));
@@ -140,6 +212,26 @@ TEST(AppConfig, ErrorsNameFileLineAndKeyAndNoValue) {
       {"[env]\n\"A=Zebrafish\" = \"1\"", ":2: 'env' has a variable"},
       {"[env]\n\"\" = \"1\"", ":2: 'env' has a variable"},
       {"[build]\nimage = 1", ":2: 'build.image' must be a string"},
+      {"[build]\npull = \"Zebrafish\"", ":2: 'build.pull' must be true or false"},
+      {"kill_signal = 9", ":1: 'kill_signal' must be a string"},
+      {"kill_signal = \"Zebra fish\"", ":1: 'kill_signal': expected a signal"},
+      {"kill_timeout = -5", ":1: 'kill_timeout': expected a number of seconds"},
+      {"kill_timeout = \"Zebrafish\"", ":1: 'kill_timeout': expected a number of seconds"},
+      {"kill_timeout = 1.5", ":1: 'kill_timeout' must be a string"},
+      {"mounts = \"Zebrafish\"", ":1: 'mounts' must be written as [[mounts]]"},
+      {"mounts = []", ":1: 'mounts' must be written as [[mounts]]"},
+      {"mounts = [\"Zebrafish\"]", ":1: 'mounts' must be written as [[mounts]]"},
+      {"[[mounts]]\nsource = \"Zebrafish\"", ":1: [[mounts]] must have 'source' and 'destination'"},
+      {"[[mounts]]\nsource = \"../Zebra\"\ndestination = \"/a\"", "[[mounts]]: the source is"},
+      {"[[mounts]]\nsource = \"data\"\ndestination = \"Zebrafish\"",
+       "[[mounts]]: a path in a Machine must be"},
+      {"[[mounts]]\nsource = \"data\"\ndestination = \"/a\"\nprocesses = [\"Zebrafish\"]",
+       ":4: 'mounts.processes' names a process"},
+      {"[[restart]]\npolicy = \"Zebrafish\"", ":2: 'restart.policy': expected no, on-failure or always"},
+      {"[[restart]]\npolicy = 1", ":2: 'restart.policy' must be a string"},
+      {"[[vm]]\nmemory = \"Zebrafish\"", ":2: 'vm.memory': expected a number of bytes"},
+      {"[[vm]]\nmemory = \"5mb\"", ":2: 'vm.memory': memory is at least 6 MiB"},
+      {"[[vm]]\nmemory = -256", ":2: 'vm.memory': expected a number of bytes"},
       {"[processes]\nweb = [\"Zebrafish\"]", ":2: 'processes.web' must be a string"},
       {"[processes]\nweb = \"run 'Zebrafish\"", ":2: 'processes.web': a quote is not closed"},
       {"[processes]\n\"a/b\" = \"x\"", ":2: a process has a name"},

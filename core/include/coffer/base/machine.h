@@ -23,5 +23,8 @@ struct Mount {
   bool operator==(const Mount &) const = default;
 };
 
+// When an app that ended by itself is started again.
+enum class RestartPolicy : uint8_t { kNo = 1, kOnFailure = 2, kAlways = 3 };
+
 }  // namespace coffer
 #endif

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "coffer/base/machine.h"
 #include "coffer/base/result.h"
 
 namespace coffer {
@@ -23,12 +24,25 @@ struct AppFile {
   bool env = false;                      // the secret is an env entry too
 };
 
+// What a section says about some of the processes, or all.
+template <class T>
+struct ForProcesses {
+  T what{};
+  std::vector<std::string> processes;  // empty: all
+};
+
 struct AppConfig {
-  std::string app;                                            // may be empty
-  std::map<std::string, std::string> env;                     // not secret
-  std::string image;                                          // may be empty
+  std::string app;                         // may be empty
+  std::map<std::string, std::string> env;  // not secret
+  std::string image;                       // may be empty
+  bool pull = false;
   std::map<std::string, std::vector<std::string>> processes;  // no words: the image's own command
   std::vector<AppFile> files;
+  std::vector<ForProcesses<Mount>> mounts;
+  std::vector<ForProcesses<RestartPolicy>> restart;
+  std::vector<ForProcesses<uint64_t>> memory;  // bytes; 0: no limit
+  std::string stop_signal;                     // may be empty
+  uint64_t stop_timeout_ms = 0;                // 0: not said
   std::string warning;  // one sentence that names the keys that were ignored; may be empty
 };
 

@@ -33,9 +33,6 @@ struct FileBinding {
   uint32_t uid = 0, gid = 0;
 };
 
-// When an app that ended by itself is started again.
-enum class RestartPolicy : uint8_t { kNo = 1, kOnFailure = 2, kAlways = 3 };
-
 enum class MachineKind : uint8_t { kService = 0, kLocal = 1 };  // kLocal: `coffer run`, not listed
 
 struct MachineConfig {

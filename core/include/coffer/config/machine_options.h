@@ -1,0 +1,39 @@
+// What a person writes about a Machine, on the command line or in the App config: ports, mounts, limits.
+// Errors are kInvalidArgument: what was expected, never what was written.
+#ifndef COFFER_CONFIG_MACHINE_OPTIONS_H
+#define COFFER_CONFIG_MACHINE_OPTIONS_H
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coffer/base/machine.h"
+#include "coffer/base/result.h"
+
+namespace coffer {
+
+// [[IP:]HOST:]PORT[/tcp|/udp]; an IPv6 address in [ ]; HOST 0 or left out: the platform chooses.
+Result<Port> parse_port(std::string_view);
+// No port of the host is given away twice.
+Result<void> check_ports(const std::vector<Port> &);
+
+// SRC:DST[:ro|:rw]: SRC an absolute path of the host or the name of a volume, DST a path in the Machine.
+Result<Mount> parse_mount(std::string_view);
+Result<void> check_mount(const Mount &);
+// None twice and none a folder of another, nor of one of `files`.
+Result<void> check_mounts(const std::vector<Mount> &, const std::vector<std::string> &files);
+
+// Bytes, or with k, m, g and perhaps b behind (1024s).  0: no limit; else at least 6 MiB.
+Result<uint64_t> parse_memory(std::string_view);
+// no, never, on-failure, always
+Result<RestartPolicy> parse_restart(std::string_view);
+// A name, with or without SIG, or a number; whether it exists, the platform says.
+Result<std::string> parse_signal(std::string_view);
+// "5", "5s", "2m": 1 s .. 1 day, in milliseconds
+Result<uint64_t> parse_stop_timeout(std::string_view);
+// "NET_RAW", "cap_net_raw", "ALL": as NET_RAW, ALL
+Result<std::string> parse_capability(std::string_view);
+Result<void> check_network(std::string_view);
+
+}  // namespace coffer
+#endif
