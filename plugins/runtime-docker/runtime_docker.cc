@@ -214,9 +214,12 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
       throw refusal(a, "the container cannot be created");
     }
     warn_of_volumes(spec, image, reference);
-    const std::optional<Container> made = find(call, a.object()->getValue<std::string>("Id"));
-    if (!made) throw Error{COFFER_ABORTED, "the container was removed as soon as it was made"};
-    answer(emit, *made);
+    coffer_machine_status made{};
+    made.state = COFFER_M_CREATED;
+    made.created_ns = wall_ns();
+    const std::string id = a.object()->getValue<std::string>("Id");
+    send(emit, made, instance, std::string(view(spec.name)), id, Handle{instance, id}.encode(),
+         runtime::labels(spec));
   }
 
   void start(const Call &call, std::string_view handle, const coffer_delivery *const *deliveries,
@@ -266,15 +269,15 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
 
   void destroy(const Call &call, std::string_view handle, bool force) override {
     const Handle h = Handle::decode(handle);
-    const std::optional<Container> c = find(call, h.container);
-    if (c && c->running() && !force) stop_container(call, *c, "", 0);
-    if (c) {
-      const Answer a = engine_.call(call, "DELETE", "/containers/" + h.container + "?force=1&v=1");
-      if (a.status == 409) {
-        await_removal(call, h.container);  // somebody else is at it
-      } else if (!a.ok() && a.status != 404) {
-        throw refusal(a, "the container cannot be removed");
-      }
+    if (!force)
+      if (const std::optional<Container> c = find(call, h.container); c && c->running())
+        stop_container(call, *c, "", 0);
+    // v: with the volumes that have no name.
+    const Answer a = engine_.call(call, "DELETE", "/containers/" + h.container + "?force=1&v=1");
+    if (a.status == 409) {
+      await_removal(call, h.container);  // somebody else is at it
+    } else if (!a.ok() && a.status != 404) {
+      throw refusal(a, "the container cannot be removed");
     }
     forget(h.instance);
   }
