@@ -4,9 +4,13 @@
 //   instances/ID/state             created, started, stopped, failed
 //   instances/ID/name, label-KEY   as created
 //   instances/ID/argv              one line each
+//   instances/ID/image, stop       as created: the image; stop signal and timeout in nanoseconds
+//   image                          the last image that was asked for, and " pull"; its reference is NAME@1
+//   stopped-with                   signal and timeout of the last stop
 //   instances/ID/env-NAME          plain variables; the secret ones come at start
 //   instances/ID/file-NAME         files, '/' written ','; mode-NAME beside them
-// It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list (faults.h).
+// It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list, fail-image
+// (faults.h).
 #include <algorithm>
 #include <coffer/runtime.hpp>
 #include <filesystem>
@@ -49,6 +53,8 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
       std::string argv;
       for (size_t i = 0; i < spec.n_argv; ++i) argv += std::string(view(spec.argv[i])) + '\n';
       write(dir / "argv", argv);
+      write(dir / "image", view(spec.image));
+      write(dir / "stop", std::string(view(spec.stop_signal)) + " " + std::to_string(spec.stop_timeout_ns));
       for (size_t i = 0; i < spec.n_env; ++i)
         write(dir / ("env-" + std::string(view(spec.env[i].key))), view(spec.env[i].value));
       for (size_t i = 0; i < spec.n_labels; ++i)
@@ -79,8 +85,9 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     fault.after();
   }
 
-  void stop(const Call &, std::string_view handle, std::string_view, uint64_t) override {
+  void stop(const Call &, std::string_view handle, std::string_view signal, uint64_t timeout_ns) override {
     const std::string id = id_of(handle);
+    write(fs::path(folder_) / "stopped-with", std::string(signal) + " " + std::to_string(timeout_ns));
     const Fault fault(folder_, "stop");
     note(folder_, "stop " + id);
     fault.before();
@@ -117,6 +124,17 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     tell(id_of(handle), emit);
   }
   void logs(const Call &, std::string_view, const coffer_log_query &, const Chunks &) override {}
+  std::string ensure_image(const Call &, std::string_view image, uint32_t flags,
+                           const Lines &progress) override {
+    const bool pull = flags & COFFER_IMAGE_PULL;
+    write(fs::path(folder_) / "image", std::string(image) + (pull ? " pull" : ""));
+    if (pull) progress("pulling " + std::string(image));
+    Fault(folder_, "image").before();
+    return std::string(image) + "@1";
+  }
+  const void *interface(std::string_view id) noexcept override {
+    return id == COFFER_RUNTIME_IMAGES_ID ? &kImages : Runtime::interface(id);
+  }
   int32_t exec(const Call &, std::string_view, const coffer_exec_spec &, const coffer_exec_io &) override {
     throw Error{COFFER_UNIMPLEMENTED, "nothing runs here"};
   }

@@ -204,6 +204,11 @@ Result<void> Agent::finish_cut_off(const std::string &machine) {
 
 // ---- orders ----
 
+Result<std::string> Agent::ensure_image(const std::string &image, bool pull) const {
+  COFFER_TRY(const Runtime *rt, runtime());
+  return rt->ensure_image(image, pull, config_.image_progress, call_options(0));
+}
+
 Result<void> Agent::reserve(const AppId &app, std::string_view app_name, const std::string &machine,
                             std::string_view name) {
   MachineState m;

@@ -96,7 +96,7 @@ class Host {
   Result<Storage> open_store() const {
     return Storage::open(fakes::plugin("storage-sqlite", {{"path", (folder / "agent.db").string()}}));
   }
-  Agent agent(int cancel_fd = -1) {
+  Agent agent(int cancel_fd = -1, std::function<void(std::string_view)> image_progress = {}) {
     return Agent::create({.open_store = [this] { return open_store(); },
                           .open_runtime =
                               [this] {
@@ -116,7 +116,8 @@ class Host {
                           .identity = keys.identity.public_key(),
                           .keys = &keys,
                           .cancel_fd = cancel_fd,
-                          .progress = {}});
+                          .progress = {},
+                          .image_progress = std::move(image_progress)});
   }
 
   // Launch spec NUMBER with these secrets.
@@ -536,6 +537,49 @@ TEST_F(AgentTest, AStoppedMachineKeepsItsInstanceAndADestroyedOneNothing) {
   EXPECT_FALSE(agent_.state(std::string(kMachine))->has_value());
   EXPECT_TRUE(ok(agent_.destroy(std::string(kMachine))));  // gone is fine
   EXPECT_THAT(agent_.stop(std::string(kMachine)), Fails(ErrorCode::kNotFound, "not on this host"));
+}
+
+TEST_F(AgentTest, EveryStopLeavesSignalAndTimeToTheInstancesOwnSpec) {
+  const auto stopped_with = [&] {
+    std::ifstream in(machines_.folder() / "stopped-with");
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  MachineConfig config;
+  config.stop_signal = "SIGQUIT";
+  config.stop_timeout_ms = 5'000;
+  const BootOrder first = host_.order(1, {{"A", "1"}}, config);
+  booted(first);
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "stop"), "SIGQUIT 5000000000");
+  // The launch spec that comes says how its own instance is stopped, not the one that goes.
+  config.stop_signal = "SIGINT";
+  booted(host_.order(2, {{"A", "1"}}, config), &first);
+  EXPECT_EQ(stopped_with(), " 0");
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "stop"), "SIGINT 5000000000");
+  std::filesystem::remove(machines_.folder() / "stopped-with");
+  ASSERT_TRUE(ok(agent_.stop(std::string(kMachine))));
+  EXPECT_EQ(stopped_with(), " 0");
+  std::filesystem::remove(machines_.folder() / "stopped-with");
+  ASSERT_TRUE(ok(agent_.destroy(std::string(kMachine))));
+  EXPECT_EQ(stopped_with(), " 0");
+}
+
+TEST_F(AgentTest, AnInstanceHasTheLabelOfItsHost) {
+  booted(host_.order(1, {{"A", "1"}}));
+  const auto [key, value] = agent_.label();
+  EXPECT_EQ(key, "coffer.host");
+  EXPECT_EQ(value, hex(std::span(agent_.host()).first<8>()));
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "label-" + key), value);
+}
+
+TEST_F(AgentTest, AnImageIsResolvedByTheRuntimeAndItsProgressIsTold) {
+  std::vector<std::string> lines;
+  Agent agent = host_.agent(-1, [&](std::string_view line) { lines.emplace_back(line); });
+  EXPECT_EQ(agent.ensure_image("nginx:1", false).value(), "nginx:1@1");
+  EXPECT_THAT(lines, IsEmpty());
+  EXPECT_EQ(agent.ensure_image("nginx:1", true).value(), "nginx:1@1");
+  EXPECT_THAT(lines, ElementsAre("pulling nginx:1"));
+  fail_next(machines_.folder(), "image", 1, ErrorCode::kNotFound, false);
+  EXPECT_EQ(agent.ensure_image("nginx:1", false).error().code, ErrorCode::kNotFound);
 }
 
 TEST_F(AgentTest, ADestroyThatFailsIsGoneOnWith) {

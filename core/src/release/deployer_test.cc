@@ -249,6 +249,32 @@ TEST_F(DeployerTest, ARunMachineHasTheSecretsAndANumberedRelease) {
   expect_tidy();
 }
 
+TEST_F(DeployerTest, AnImageIsResolvedOnceAndBeforeAnythingIsStored) {
+  MachineConfig config;
+  config.name = "one";
+  config.image = config.image_name = "nginx:1";
+  fail_next(at("runtime"), "image", 1, ErrorCode::kNotFound);
+  EXPECT_EQ(us_.deployer.run(app_, config).error().code, ErrorCode::kNotFound);
+  expect_nothing();
+  EXPECT_THAT(calls(at("runtime")), IsEmpty());
+
+  const auto asked = [&] {
+    std::ifstream in(at("runtime") / "image");
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const auto ran = us_.deployer.run(app_, config, /*pull=*/true);
+  ASSERT_TRUE(ok(ran));
+  EXPECT_EQ(asked(), "nginx:1 pull");
+  EXPECT_EQ(ran->machine.spec.spec.config.image, "nginx:1@1");
+  EXPECT_EQ(ran->machine.spec.spec.config.image_name, "nginx:1");
+  EXPECT_EQ(machines_.get(instance("one"), "image"), "nginx:1@1");
+  // A later boot takes the image of the launch spec, whatever its name means by then.
+  std::filesystem::remove(at("runtime") / "image");
+  ASSERT_TRUE(ok(us_.deployer.start(app_, status("one"))));
+  EXPECT_EQ(asked(), "");
+  EXPECT_EQ(machines_.get(instance("one"), "image"), "nginx:1@1");
+}
+
 TEST_F(DeployerTest, AStoppedMachineStartsWithTheNewestSecretsUnderItsOldId) {
   ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
   const MachineStatus before = run("one");

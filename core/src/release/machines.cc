@@ -153,8 +153,9 @@ Result<BootOrder> Deployer::make_machine(const App &app, Manifest &manifest, con
   return order(app, std::move(made.specs[0]));
 }
 
-Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config) {
+Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config, bool pull) {
   std::vector<std::string> warnings;
+  COFFER_TRY(config.image, agent_.ensure_image(config.image, pull));
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(Manifest manifest, newest(app));

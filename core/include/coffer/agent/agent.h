@@ -93,12 +93,17 @@ class Agent {
     BootKeys *keys = nullptr;  // REQUIRES: outlives the agent
     int cancel_fd = -1;        // readable: end soon, in a clean state
     std::function<void(std::string_view machine, std::string_view step)> progress;
+    std::function<void(std::string_view line)> image_progress;
   };
   static Agent create(Config config);
 
   const PublicKey &host() const { return config_.host_key.public_key(); }
   // The label by which the instances of this host are found again, whatever folder its state lies in.
   std::pair<std::string, std::string> label() const;
+
+  // The immutable reference by which this host's runtime finds exactly this image (runtime.h); kNotFound: it
+  // is not here and is not to be pulled.
+  Result<std::string> ensure_image(const std::string &image, bool pull) const;
 
   // `way_back`: what runs now, to be booted again if `next` does not start; nullptr: nothing does.
   Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back);

@@ -73,7 +73,9 @@ class Deployer {
     MachineStatus machine;
     std::vector<std::string> warnings;
   };
-  Result<Ran> run(const App &, MachineConfig config);
+  // `config.image` as it was asked for; the launch spec gets its immutable reference, found before anything
+  // is stored.
+  Result<Ran> run(const App &, MachineConfig config, bool pull = false);
   Result<Ran> start(const App &, const MachineStatus &);  // also: restart
   Result<void> stop(const App &, const MachineStatus &);
   Result<void> destroy(const App &, const MachineStatus &);
