@@ -20,12 +20,16 @@ Result<std::optional<AppConfig>> find_app_file(const Arguments &a) {
   return config;
 }
 
+bool counts_for(const std::vector<std::string> &processes, const std::string &process) {
+  return processes.empty() ||
+         std::ranges::find(processes, process.empty() ? "app" : process) != processes.end();
+}
+
 Result<std::vector<FileBinding>> file_bindings(const AppConfig &config, const std::string &process) {
   constexpr size_t kMaxLocalFile = 1u << 20;
   std::vector<FileBinding> out;
   for (const AppFile &f : config.files) {
-    const std::string group = process.empty() ? "app" : process;
-    if (!f.processes.empty() && std::ranges::find(f.processes, group) == f.processes.end()) continue;
+    if (!counts_for(f.processes, process)) continue;
     FileBinding b;
     b.guest_path = f.guest_path;
     b.secret = f.secret_name;

@@ -14,6 +14,8 @@ namespace coffer::cli {
 Result<std::optional<AppConfig>> find_app_file(const Arguments &);
 // The [[files]] that belong to `process` ("": the default one), with local_path read.
 Result<std::vector<FileBinding>> file_bindings(const AppConfig &, const std::string &process);
+// Does a section with these `processes` count for `process` ("": the default one, `app`)?
+bool counts_for(const std::vector<std::string> &processes, const std::string &process);
 
 }  // namespace coffer::cli
 #endif

@@ -98,12 +98,24 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
     c->add_option(name, a.words, what)->expected(least, most)->required(least > 0)->type_name("");
   };
   constexpr int kMany = 1 << 20;
+  // Set also when it was given as nothing, which CLI11 takes for not given.
+  const auto one_text = [](CLI::App *c, const char *name, std::optional<std::string> &to, const char *what,
+                           const char *type) {
+    c->add_option_function<std::string>(
+         name, [&to](const std::string &text) { to = text; }, what)
+        ->type_name(type);
+  };
+  // May be given again and again, one value each time.
+  const auto many = [](CLI::App *c, const char *name, std::vector<std::string> &to, const char *what,
+                       const char *type) {
+    c->add_option(name, to, what)->type_name(type)->expected(1)->allow_extra_args(false)->take_all();
+  };
 
   CLI::App *c = command(&app, "init", "set up vault, keys and host on this computer",
-                        "  coffer init\n  coffer init --storage file\n"
+                        "  coffer init\n  coffer init --storage file\n  coffer init --runtime docker\n"
                         "  coffer init --kms-passphrase-file ~/.coffer-passphrase");
   c->add_option("--storage", a.storage, "sqlite (default) or file")->type_name("KIND");
-  c->add_option("--runtime", a.runtime, "process (default)")->type_name("KIND");
+  c->add_option("--runtime", a.runtime, "process (default) or docker")->type_name("KIND");
   c->add_option("--kms-passphrase-file", a.kms_passphrase_file, "protect the keys with this passphrase")
       ->type_name("FILE");
   command(&app, "doctor", "check every plugin, file and key; say what to do",
@@ -129,11 +141,7 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
               "  coffer secrets set -a web --from-file CERT=cert.pem exact bytes of a file\n"
               "  coffer secrets set -a web --stage NEXT_KEY=...      with the next deploy");
   words(c, "NAME=VALUE", "NAME=VALUE, NAME=- (stdin), or NAME alone (asks)", 0, kMany);
-  c->add_option("--from-file", a.from_file, "NAME=PATH: exact bytes of a file")
-      ->type_name("NAME=PATH")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->take_all();
+  many(c, "--from-file", a.from_file, "NAME=PATH: exact bytes of a file", "NAME=PATH");
   staging(c);
   c = command(secrets, "import", "set secrets from a dotenv file or stdin",
               "  coffer secrets import -a web .env\n  coffer secrets import -a web --stage < .env");
@@ -155,26 +163,27 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
       machine, "run", "create a Machine and start it",
       "  coffer machine run -a web host -- ./server --port 8080\n"
       "  coffer machine run -a web /usr/local/bin/worker -- --queue mail\n"
-      "  coffer machine run -a web host --file /run/secrets/tls.key=TLS_KEY -- nginx -g 'daemon off;'");
-  words(c, "IMAGE", "`host`, or the path of an executable", 1, 1);
+      "  coffer machine run -a web host --file /run/secrets/tls.key=TLS_KEY -- nginx -g 'daemon off;'\n"
+      "  coffer machine run -a web nginx:1.27 -p 8080:80 -v data:/var/lib/nginx");
+  words(c, "IMAGE", "image reference, `host`, or path of an executable (else [build] image)", 0, 1);
   c->add_option("--name", a.name, "name of the Machine")->type_name("NAME");
-  c->add_option("-e,--env", a.env, "plain variable, not secret")
-      ->type_name("K=V")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->take_all();
-  c->add_option("--env-file", a.env_files, "file of plain variables")
-      ->type_name("FILE")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->take_all();
-  c->add_option("--file", a.files, "GUEST_PATH=SECRET[:MODE]: a secret as a file")
-      ->type_name("PATH=SECRET")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->take_all();
+  many(c, "-e,--env", a.env, "plain variable, not secret", "K=V");
+  many(c, "--env-file", a.env_files, "file of plain variables", "FILE");
+  many(c, "--file", a.files, "GUEST_PATH=SECRET[:MODE]: a secret as a file", "PATH=SECRET");
+  many(c, "-p,--publish", a.ports, "[[IP:]HOST:]PORT[/udp]: a port on the host", "PORT");
+  many(c, "-v,--volume", a.mounts, "SRC:DST[:ro]: a volume, or a folder of the host", "SRC:DST");
   c->add_option("--process", a.process, "command of [processes] in the App config")->type_name("NAME");
   c->add_option("--user", a.user, "run as this user")->type_name("USER");
+  one_text(c, "--restart", a.restart, "no, on-failure (default) or always", "POLICY");
+  one_text(c, "--entrypoint", a.entrypoint, "instead of the image's: one argument, split into words", "E");
+  c->add_flag("--pull", a.pull, "ask the registry, also when the image is here");
+  one_text(c, "--network", a.network, "network of the platform", "N");
+  c->add_flag("--read-only", a.read_only, "the root file system cannot be written");
+  many(c, "--cap-drop", a.cap_drop, "capability that the app lacks, or ALL", "CAP");
+  one_text(c, "--memory", a.memory, "most memory: bytes, or with k, m or g", "M");
+  one_text(c, "--stop-signal", a.stop_signal, "signal that ends it (default: the image's, else SIGTERM)",
+           "S");
+  one_text(c, "--stop-timeout", a.stop_timeout, "seconds until it is killed (default: 10)", "S");
   command(machine, "list", "list the App's Machines",
           "  coffer machine list -a web\n  coffer machine list -a web -j");
   const auto one = [&](const char *name, const char *what, std::string_view examples) {

@@ -2,6 +2,7 @@
 #ifndef COFFER_CLI_ARGUMENTS_H
 #define COFFER_CLI_ARGUMENTS_H
 
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -27,9 +28,12 @@ struct Arguments {
   std::vector<std::string> words;  // NAME ..., ID, IMAGE, FILE: what stands without a dash
   std::vector<std::string> tail;   // behind "--"
   std::vector<TakenValue> values;  // of `secrets set`; words hold "NAME=#index" for them
-  std::vector<std::string> from_file, env, env_files, files, only;
+  std::vector<std::string> from_file, env, env_files, files, only, ports, mounts, cap_drop;
   std::string storage, runtime, kms_passphrase_file, name, process, user, state, to;
-  bool stage = false, detach = false, dotenv = false, yes = false, force = false, follow = false;
+  // Of `machine run`: whether they were given counts, too.
+  std::optional<std::string> restart, entrypoint, network, memory, stop_signal, stop_timeout;
+  bool stage = false, detach = false, dotenv = false, yes = false, force = false, follow = false,
+       pull = false, read_only = false;
   uint64_t lines = 0, timeout_s = 0;
 };
 

@@ -67,11 +67,14 @@ Result<Agent *> Engine::agent() {
                     .identity = pins.identity,
                     .keys = key_service,
                     .cancel_fd = interrupt_fd(),
-                    .progress = {}};
-    if (!arguments_.quiet && !arguments_.json)
+                    .progress = {},
+                    .image_progress = {}};
+    if (!arguments_.quiet && !arguments_.json) {
       c.progress = [](std::string_view machine, std::string_view step) {
         print_progress("Machine " + std::string(machine) + ": " + std::string(step));
       };
+      c.image_progress = print_progress;
+    }
     agent_ = std::make_unique<Agent>(Agent::create(std::move(c)));
   }
   return agent_.get();

@@ -1,6 +1,7 @@
 #include "home.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -118,6 +119,15 @@ Result<Pins> Home::pins() const {
   COFFER_TRY(const auto identity, read_pins(dir() / "pins/identity"));
   out.identity = identity.front();
   return out;
+}
+
+bool Home::agent_runs() const {
+  const int fd = ::open((dir() / "host/agent.lock").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd < 0) return false;
+  // Shared, and gone with the descriptor: two who look never meet.
+  const bool held = ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  ::close(fd);
+  return held;
 }
 
 Result<void> Home::check_seen(const App &app) const {

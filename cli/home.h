@@ -34,6 +34,9 @@ class Home {
   Result<SecretBytes> host_seed() const { return key("host/host.key"); }
   Result<Pins> pins() const;
 
+  // A `coffer agent` watches this home's Machines: it holds a lock on host/agent.lock.
+  bool agent_runs() const;
+
   // Compares an App with what was seen before under its name, and remembers it.
   Result<void> check_seen(const App &) const;
 

@@ -1,6 +1,7 @@
 // coffer init: from nothing to a vault, a key service and an enrolled host.  Run again, it finishes what is
 // missing and changes nothing else.
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 
 #include "../output.h"
@@ -9,12 +10,29 @@
 namespace coffer::cli {
 namespace {
 
+// What stands in engine.toml between quotes as it is.
+bool plain(const std::string &text) {
+  return std::ranges::all_of(text,
+                             [](unsigned char c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; });
+}
+
+// Where the docker client would look too, if that is on this host.
+Result<std::string> docker_endpoint() {
+  const char *variable = std::getenv("DOCKER_HOST");
+  const std::string host = variable ? variable : "";
+  if (!host.starts_with("unix://")) return "unix:///var/run/docker.sock";
+  if (!plain(host))
+    return fail(ErrorCode::kInvalidArgument, "DOCKER_HOST holds a character that engine.toml cannot");
+  return host;
+}
+
 Result<std::string> engine_text(const Arguments &a) {
   const std::string storage = a.storage.empty() ? "sqlite" : a.storage;
   if (storage != "sqlite" && storage != "file")
     return fail(ErrorCode::kInvalidArgument, "--storage is sqlite or file");
-  if (!a.runtime.empty() && a.runtime != "process")
-    return fail(ErrorCode::kInvalidArgument, "--runtime is process");
+  const std::string runtime = a.runtime.empty() ? "process" : a.runtime;
+  if (runtime != "process" && runtime != "docker")
+    return fail(ErrorCode::kInvalidArgument, "--runtime is process or docker");
   std::string text =
       "# Which plugin serves which purpose.  Swap a backend by changing one line; a vault that holds secrets "
       "is moved\n"
@@ -30,9 +48,7 @@ Result<std::string> engine_text(const Arguments &a) {
       "path = \"kms\"\n";
   if (!a.kms_passphrase_file.empty()) {
     const std::string path = std::filesystem::absolute(a.kms_passphrase_file).string();
-    const bool plain = std::ranges::all_of(
-        path, [](unsigned char c) { return c >= 0x20 && c < 0x7f && c != '"' && c != '\\'; });
-    if (!plain)
+    if (!plain(path))
       return fail(ErrorCode::kInvalidArgument,
                   "--kms-passphrase-file: the path holds a character that engine.toml cannot");
     text += "passphrase = \"file:" + path + "\"\n";
@@ -40,7 +56,13 @@ Result<std::string> engine_text(const Arguments &a) {
   text +=
       "\n"
       "[runtime]\n"
-      "plugin = \"runtime-process\"\n"
+      "plugin = \"runtime-" +
+      runtime + "\"\n";
+  if (runtime == "docker") {
+    COFFER_TRY(const std::string endpoint, docker_endpoint());
+    text += "endpoint = \"" + endpoint + "\"\n";
+  }
+  text +=
       "\n"
       "[[injector]]\n"
       "plugin = \"inject-file\"           # first: takes the secrets that are files\n"

@@ -12,6 +12,7 @@
 #include "coffer/base/names.h"
 #include "coffer/base/text.h"
 #include "coffer/config/dotenv.h"
+#include "coffer/config/machine_options.h"
 #include "commands.h"
 
 namespace coffer::cli {
@@ -91,9 +92,75 @@ Result<FileBinding> parse_file(std::string_view text, size_t n) {
   return f;
 }
 
-Result<MachineConfig> machine_config(const Arguments &a) {
+// The option's name and which of them, in front of what is wrong with it.
+template <class T>
+Result<T> of_option(const std::string &option, Result<T> parsed) {
+  if (!parsed) return std::unexpected(std::move(parsed).error().in(option));
+  return parsed;
+}
+
+// [build] [[mounts]] [[restart]] [[vm]] and the top level of the App config.
+void take_from(const AppConfig &file, const Arguments &a, MachineConfig &c) {
+  c.image = file.image;
+  for (const auto &m : file.mounts)
+    if (counts_for(m.processes, a.process)) c.mounts.push_back(m.what);
+  for (const auto &r : file.restart)
+    if (counts_for(r.processes, a.process)) c.restart = r.what;
+  for (const auto &m : file.memory)
+    if (counts_for(m.processes, a.process)) c.memory_bytes = m.what;
+  c.stop_signal = file.stop_signal;
+  c.stop_timeout_ms = file.stop_timeout_ms;
+}
+
+// What the options say goes before what the App config says.
+Result<void> take_options(const Arguments &a, MachineConfig &c) {
+  for (size_t i = 0; i < a.ports.size(); ++i) {
+    COFFER_TRY(Port p, of_option("-p " + std::to_string(i + 1), parse_port(a.ports[i])));
+    c.ports.push_back(std::move(p));
+    COFFER_CHECK(of_option("-p " + std::to_string(i + 1), check_ports(c.ports)));
+  }
+  const std::vector<Mount> of_file = std::exchange(c.mounts, {});
+  for (size_t i = 0; i < a.mounts.size(); ++i) {
+    COFFER_TRY(Mount m, of_option("-v " + std::to_string(i + 1), parse_mount(a.mounts[i])));
+    c.mounts.push_back(std::move(m));
+  }
+  for (const Mount &m : of_file)
+    if (std::ranges::find(c.mounts, m.target, &Mount::target) == c.mounts.end()) c.mounts.push_back(m);
+  for (size_t i = 0; i < a.cap_drop.size(); ++i) {
+    COFFER_TRY(std::string cap,
+               of_option("--cap-drop " + std::to_string(i + 1), parse_capability(a.cap_drop[i])));
+    if (std::ranges::find(c.cap_drop, cap) == c.cap_drop.end()) c.cap_drop.push_back(std::move(cap));
+  }
+  if (a.network) {
+    COFFER_CHECK(of_option("--network", check_network(*a.network)));
+    c.network = *a.network;
+  }
+  c.read_only = a.read_only;
+  if (a.memory) {
+    COFFER_TRY(c.memory_bytes, of_option("--memory", parse_memory(*a.memory)));
+  }
+  if (a.restart) {
+    COFFER_TRY(c.restart, of_option("--restart", parse_restart(*a.restart)));
+  }
+  if (a.stop_signal) {
+    COFFER_TRY(c.stop_signal, of_option("--stop-signal", parse_signal(*a.stop_signal)));
+  }
+  if (a.stop_timeout) {
+    COFFER_TRY(c.stop_timeout_ms, of_option("--stop-timeout", parse_stop_timeout(*a.stop_timeout)));
+  }
+  if (a.entrypoint) {
+    COFFER_TRY(c.entrypoint, of_option("--entrypoint", split_command(*a.entrypoint)));
+    if (c.entrypoint.empty() || c.entrypoint.front().empty())
+      return usage("--entrypoint: no command was given");
+  }
+  if (!a.words.empty()) c.image = a.words.front();
+  if (c.image.empty()) return usage("no image was given, and the App config has no [build] image");
+  c.image_name = c.image;
+  return {};
+}
+
+Result<MachineConfig> machine_config(const Arguments &a, const std::optional<AppConfig> &file) {
   MachineConfig c;
-  c.image = c.image_name = a.words.front();
   c.name = a.name;
   c.user = a.user;
   c.process = a.process;
@@ -101,8 +168,9 @@ Result<MachineConfig> machine_config(const Arguments &a) {
   if (!a.name.empty())
     if (auto ok = check_app_name(a.name); !ok)
       return fail(ErrorCode::kInvalidArgument, "--name: a Machine's name is 1 to 63 of a-z, 0-9 and -");
-  COFFER_TRY(const auto file, find_app_file(a));
   std::map<std::string, std::string> env;
+  if (file) take_from(*file, a, c);
+  COFFER_CHECK(take_options(a, c));
   if (file) {
     for (const auto &[key, value] : file->env) env[key] = value;
     COFFER_TRY(c.files, file_bindings(*file, a.process));
@@ -139,16 +207,21 @@ Result<MachineConfig> machine_config(const Arguments &a) {
   std::vector<std::string> paths;
   for (const FileBinding &f : c.files) paths.push_back(f.guest_path);
   COFFER_CHECK(check_guest_paths(paths));
+  COFFER_CHECK(check_mounts(c.mounts, paths));
   return c;
 }
 
 }  // namespace
 
 Result<int> machine_run(Arguments &a) {
-  COFFER_TRY(MachineConfig config, machine_config(a));
+  COFFER_TRY(const auto file, find_app_file(a));
+  COFFER_TRY(MachineConfig config, machine_config(a, file));
   COFFER_TRY(const Opened o, open(a));
   catch_interrupts();
-  COFFER_TRY(const Deployer::Ran ran, o.deployer->run(o.app, std::move(config)));
+  if (a.restart && config.restart != RestartPolicy::kNo && !o.engine->home().agent_runs())
+    print_warning("no `coffer agent` runs: until one does, nothing is restarted");
+  const bool pull = a.pull || (file && file->pull);
+  COFFER_TRY(const Deployer::Ran ran, o.deployer->run(o.app, std::move(config), pull));
   for (const std::string &w : ran.warnings) print_warning(w);
   told(a, o, ran.machine, "started");
   return 0;

@@ -127,15 +127,55 @@ refused 7 'bad.toml:1' coffer machine run -a web -c bad.toml host -- true
 printf '[env]\nA = ["hunter2"]\n' >bad.toml
 refused 7 'bad.toml:2' coffer machine run -a web -c bad.toml host -- true
 
+step "what a Machine is given: by option and position"
+given() { # TEXT OPTION...
+  local text=$1
+  shift
+  refused 7 "$text" coffer machine run -a web "$@" host -- true
+}
+given '-p 1: expected' -p 80/hunter2
+given '-p 1: a port is a number from 1 to 65535' -p hunter2
+given '-p 2: a port is a number from 1 to 65535' -p 80 -p 70000:80
+given '-p 1: the address is no IPv4 address' -p hunter2:80:80
+given '-p 2: port 8080 of the host is given twice' -p 8080:80 -p 8080:81
+given '-v 1: expected SRC:DST[:ro]' -v hunter2
+given '-v 1: the source is an absolute path, or the name of a volume' -v ./hunter2:/data
+given '-v 2: a path in a Machine must be absolute' -v data:/data -v data:hunter2
+given '-v 1: a path in a Machine must not be below /proc' -v data:/proc/x
+given 'the mount at /data and the file /data/key' -v data:/data --file /data/key=KEPT
+given 'the mounts at /data and /data/x' -v data:/data -v other:/data/x
+given '--cap-drop 2: expected a capability' --cap-drop ALL --cap-drop 'hunter2!'
+given "--network: a network's name" --network 'hunter2/'
+given '--memory: expected a number of bytes' --memory hunter2
+given '--memory: expected a number of bytes' --memory ''
+given '--memory: memory is at least 6 MiB' --memory 1m
+given '--restart: expected no, on-failure or always' --restart hunter2
+given '--stop-signal: expected a signal' --stop-signal 'hunter2!'
+given '--stop-timeout: expected a number of seconds' --stop-timeout hunter2
+given '--stop-timeout: expected a number of seconds' --stop-timeout 0
+given '--entrypoint: a quote is not closed' --entrypoint "'hunter2"
+given '--entrypoint: no command' --entrypoint ''
+# What this runtime has not is refused by it, and nothing is left.
+given 'leave out --publish' -p 8080:80
+given 'leave out --volume' -v data:/data
+given 'leave out --network' --network host
+given 'leave out --read-only' --read-only
+given 'leave out --cap-drop' --cap-drop ALL
+given 'leave out --memory' --memory 64m
+given "signal 'SIGHUNTER' is not known" --stop-signal hunter
+same 0 "$(field length machine list -a web)"
+
 step "usage"
 for words in '' 'hunter2' '--frob=hunter2' '-x' 'secrets' 'secrets hunter2' 'secrets list --frob=hunter2' 'secrets list hunter2' \
   'secrets set --frob=hunter2' 'secrets unset' 'secrets unset --hunter2' 'secrets import a b' 'secrets import --frob hunter2' \
-  'machine' 'machine run' 'machine run --frob=hunter2 host' 'machine list hunter2' 'machine status' 'machine status a b' \
+  'machine' 'machine run --frob=hunter2 host' 'machine list hunter2' 'machine status' 'machine status a b' \
   'machine logs -n hunter2 a' 'machine wait x' 'machine stop --frob=hunter2 x' 'machine exec' 'apps hunter2' 'apps list hunter2' \
   'apps destroy' 'plugin info' 'vault migrate' 'vault hunter2' 'keys hunter2' 'init hunter2' 'doctor hunter2' 'run --frob=hunter2' \
   'secrets set -- A=hunter2' 'secrets list -a'; do
   refused 2 'See `coffer' coffer $words
 done
+refused 7 'no image was given' coffer machine run -a web -- true
+refused 7 'no image was given' coffer machine run -a web '' -- true
 refused 7 'no command' coffer run -a web
 refused 7 'no command' coffer machine exec -a web x
 refused 7 'no secret was given' coffer secrets set -a web
@@ -159,6 +199,25 @@ exec {writer}>&-
 wait "$pid"
 is FORM hunter2
 ok coffer secrets unset -a web --stage FORM OTHER
+
+step "init: which runtime"
+for runtime in hunter2 Docker; do
+  COFFER_HOME=$WORK/other expect_code 7 coffer init --runtime "$runtime"
+  says '--runtime is process or docker'
+  says_not hunter2
+done
+COFFER_HOME=$WORK/other DOCKER_HOST='unix:///a"b' expect_code 7 coffer init --runtime docker
+says DOCKER_HOST
+[ ! -e "$WORK/other" ] || failed "a refused init left its folder"
+endpoint() { # DOCKER_HOST ENDPOINT
+  COFFER_HOME=$WORK/other DOCKER_HOST=$1 ok coffer init --runtime docker
+  grep -A1 -xF 'plugin = "runtime-docker"' "$WORK/other/engine.toml" | grep -xF "endpoint = \"$2\"" >/dev/null ||
+    failed "endpoint with DOCKER_HOST=$1"
+  rm -r "$WORK/other"
+}
+endpoint '' unix:///var/run/docker.sock
+endpoint tcp://192.0.2.1:2375 unix:///var/run/docker.sock
+endpoint unix:///run/user/1000/docker.sock unix:///run/user/1000/docker.sock
 
 step "engine.toml"
 cp -p "$COFFER_HOME/engine.toml" engine.good

@@ -284,6 +284,47 @@ ok coffer machine destroy worker --force
 rm coffer.toml
 ok coffer secrets unset -a web --stage ENCODED
 
+step "what the App config says of a Machine, and the options that go before it"
+cat >coffer.toml <<END
+app = "web"
+kill_signal = "SIGUSR1"
+kill_timeout = "60s"
+[build]
+image = "$image"
+[processes]
+worker = "sh -c 'trap \"echo got-usr1; exit 0\" USR1; trap \"echo got-usr2; exit 0\" USR2; echo up; while :; do sleep 0.1; done'"
+[[restart]]
+policy = "always"
+END
+stops_by() { # WORD OPTION...
+  local word=$1
+  shift
+  ok coffer machine run --name worker --process worker --file "$guest/BINARY=BINARY" "$@"
+  timeout 60 grep -qm1 up <(coffer machine logs -f worker)
+  ok coffer machine stop worker
+  ok coffer machine logs worker
+  says "$word"
+  ok coffer machine destroy worker
+}
+stops_by got-usr1
+stops_by got-usr2 --stop-signal USR2
+rm coffer.toml
+sleeps=(--name worker --file "$guest/BINARY=BINARY" "$image" -- sleep 1000000)
+ok coffer machine run -a web "${sleeps[@]}"
+says_not 'coffer agent'
+ok coffer machine destroy -a web worker --force
+ok coffer machine run -a web --restart always "${sleeps[@]}"
+says 'no `coffer agent` runs'
+ok coffer machine destroy -a web worker --force
+ok flock -o "$COFFER_HOME/host/agent.lock" coffer machine run -a web --restart always "${sleeps[@]}"
+says_not 'coffer agent'
+ok coffer machine destroy -a web worker --force
+ok coffer machine run -a web --entrypoint "sh -c 'echo \"\$0 \$1\"'" --name worker --file "$guest/BINARY=BINARY" "$image" -- 'a b' c
+ok coffer machine wait -a web worker --state stopped
+ok coffer machine logs -a web worker
+same 'a b c' "$(out)"
+ok coffer machine destroy -a web worker
+
 step "the vault moves to the other storage and back"
 ok coffer secrets deploy -a web
 migrate() { # STORAGE PATH
