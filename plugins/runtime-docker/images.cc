@@ -1,5 +1,6 @@
 #include "images.h"
 
+#include <Poco/Base64Decoder.h>
 #include <Poco/Base64Encoder.h>
 #include <Poco/JSON/Parser.h>
 #include <fcntl.h>
@@ -70,6 +71,17 @@ std::string ask_helper(const std::string &name, const std::string &registry) {
   return status == 0 ? answer : "";
 }
 
+// base64 of USER:PASSWORD, which the engine wants apart.
+void set_login(Json &auth, const std::string &encoded) {
+  std::istringstream in(encoded);
+  Poco::Base64Decoder decoder(in);
+  std::string both{std::istreambuf_iterator<char>(decoder), {}};
+  const size_t colon = std::min(both.find(':'), both.size());
+  auth->set("username", both.substr(0, colon));
+  auth->set("password", both.substr(std::min(colon + 1, both.size())));
+  sdk::Host::cleanse(both.data(), both.size());
+}
+
 // The header X-Registry-Auth; empty: nobody is logged in there.
 std::string credentials(const std::string &docker_config, const std::string &registry) {
   const Json config = docker_config.empty() ? nullptr : read_json_file(docker_config);
@@ -103,7 +115,7 @@ std::string credentials(const std::string &docker_config, const std::string &reg
   if (const std::string token = text_of(entry, "identitytoken"); !token.empty())
     auth->set("identitytoken", token);
   else
-    auth->set("auth", text_of(entry, "auth"));
+    set_login(auth, text_of(entry, "auth"));
   return as_header(auth);
 }
 
