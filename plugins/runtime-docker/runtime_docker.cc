@@ -263,8 +263,9 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
             uint64_t timeout_ns) override {
     const Handle h = Handle::decode(handle);
     const std::optional<Container> c = find(call, h.container);
-    if (!c || !c->running()) return;
-    stop_container(call, *c, signal, timeout_ns);
+    if (c && c->running()) stop_container(call, *c, signal, timeout_ns);
+    // It is never started again: an instance is started once.
+    if (c && !c->never_started()) remove_files(h.instance);
   }
 
   void destroy(const Call &call, std::string_view handle, bool force) override {
@@ -279,7 +280,8 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     } else if (!a.ok() && a.status != 404) {
       throw refusal(a, "the container cannot be removed");
     }
-    forget(h.instance);
+    remove_files(h.instance);
+    notes_.remove(h.instance);
   }
 
   // ---- what is ----
@@ -728,10 +730,14 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
       throw Error{COFFER_UNAVAILABLE, "the container is being removed by somebody else, and is not gone yet"};
   }
 
-  void forget(const std::string &instance) {
-    const std::vector<std::string> kept = secret_files().instances();
-    if (std::find(kept.begin(), kept.end(), instance) != kept.end()) secret_files().remove(instance);
-    notes_.remove(instance);
+  // A host without a place for file secrets has none.
+  void remove_files(const std::string &instance) {
+    try {
+      secret_files();
+    } catch (const Error &) {
+      return;
+    }
+    secret_files().remove(instance);
   }
 
   // ---- parts of an exec ----
