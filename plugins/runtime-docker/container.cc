@@ -234,6 +234,15 @@ Request create_request(const coffer_machine_spec &spec, const Image &image, cons
   Json restart = new Object;
   restart->set("Name", "no");  // who decides that is the agent: only it has the values
   host->set("RestartPolicy", restart);
+  // A core file would hold the environment.  1 byte and not 0, with which a core handler is started
+  // nevertheless.
+  Json core = new Object;
+  core->set("Name", "core");
+  core->set("Soft", 1);
+  core->set("Hard", 1);
+  Array::Ptr limits = new Array;
+  limits->add(core);
+  host->set("Ulimits", limits);
   host->set("Init", false);  // whatever the engine does by default: the first process is the app
   o.set("HostConfig", host);
 

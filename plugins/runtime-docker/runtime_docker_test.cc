@@ -109,6 +109,14 @@ TEST(Request, PutsCofferInitInFrontOfTheImagesOwnCommand) {
   EXPECT_FALSE(o->getObject("HostConfig")->getValue<bool>("Init"));
 }
 
+TEST(Request, AllowsNoCoreFile) {
+  Image image;
+  image.command = {"serve"};
+  const Json limit = request_of({}, image)->getObject("HostConfig")->getArray("Ulimits")->getObject(0);
+  EXPECT_EQ(limit->getValue<std::string>("Name"), "core");
+  EXPECT_EQ(limit->getValue<int>("Hard"), 1);
+}
+
 TEST(Request, OfAnImageWithoutCommandIsRefused) { EXPECT_THROW(request_of({}, {}), sdk::Error); }
 
 TEST(Request, HealthCheckRunsWithTheAppsEnvironment) {
