@@ -84,6 +84,7 @@ struct Machines {
     out.message = printable(view(s->message), 4096);
     out.exit_code = s->exit_code;
     out.exit_signal = s->exit_signal;
+    out.out_of_memory = s->flags & 1u;
     out.created_ns = s->created_ns;
     out.started_ns = s->started_ns;
     out.finished_ns = s->finished_ns;

@@ -41,6 +41,7 @@ struct InstanceStatus {
   uint32_t state = 0;  // COFFER_M_*
   std::string name, instance_id, native_id, message;
   int32_t exit_code = 0, exit_signal = 0;
+  bool out_of_memory = false;  // that ended it
   int64_t created_ns = 0, started_ns = 0, finished_ns = 0;
   Bytes handle;
   std::vector<std::pair<std::string, std::string>> labels;
