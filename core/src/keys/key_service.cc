@@ -221,6 +221,11 @@ Result<const SigningKey *> KeyService::identity() {
   return &*identity_;
 }
 
+void KeyService::lock() {
+  root_.reset();
+  identity_.reset();
+}
+
 Result<HmacSha256> KeyService::token_key() {
   COFFER_TRY(const SecretBytes *root_key, root());
   return HmacSha256(derived(*root_key, "coffer token key v1").reveal());

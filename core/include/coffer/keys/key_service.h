@@ -48,6 +48,8 @@ class KeyService : public AppKeys, public BootKeys {
   Result<std::vector<KeyInfo>> list() const;
   // Unwraps the root key: does the KMS work?
   Result<void> unlock();
+  // Forgets root key and identity until they are needed again.
+  void lock();
 
   // ---- for hosts: protocol.h ----
   Result<Bytes> token(ByteSpan signed_request) override;
