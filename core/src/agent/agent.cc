@@ -85,7 +85,7 @@ CallOptions Agent::call_options(uint64_t timeout_ns) const {
 
 // ---- leases ----
 
-Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *first) {
+Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *first, Patience patience) {
   COFFER_TRY(const Storage *const kept, store());
   const auto give_up = std::chrono::steady_clock::now() + kLeasePatience;
   for (;;) {
@@ -105,7 +105,7 @@ Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *fi
     if (!owner.empty() && owner != process_identity() && process_alive(owner)) {
       if (cancelled())
         return fail(ErrorCode::kCancelled, "interrupted while another coffer changes Machine " + machine);
-      if (std::chrono::steady_clock::now() > give_up)
+      if (patience == Patience::kNone || std::chrono::steady_clock::now() > give_up)
         return fail(ErrorCode::kUnavailable, "Machine " + machine + " is being changed by another coffer",
                     "Wait until it is done, or end that process.");
       // A storage backend need not tell of changes, so this is asked again and again.
@@ -236,14 +236,57 @@ Result<void> Agent::stop(const std::string &machine) {
     }
     m.state = State::kStopped;
     m.message.clear();
+    m.end.reset();
     return {};
   });
+}
+
+// REQUIRES: the lease.
+Result<void> Agent::check_ended(const MachineState &m, const std::string &instance_id) const {
+  if (!m.current || m.current->instance_id != instance_id)
+    return fail(ErrorCode::kAborted, context(m) + " has another instance by now");
+  if (m.state == State::kStopped && !m.end) return fail(ErrorCode::kAborted, context(m) + " was stopped");
+  COFFER_TRY(const Runtime *rt, runtime());
+  COFFER_TRY(const InstanceStatus s, rt->inspect(m.current->handle));
+  if (s.state == COFFER_M_STOPPED || s.state == COFFER_M_FAILED || s.state == COFFER_M_GONE) return {};
+  return fail(ErrorCode::kAborted, context(m) + " has not ended");
+}
+
+Result<void> Agent::note_end(const std::string &machine, const std::string &instance_id, State state,
+                             const End &end, std::string_view message) {
+  return with_lease<void>(
+      machine, nullptr,
+      [&](Held &held) -> Result<void> {
+        COFFER_CHECK(recover(held));
+        COFFER_CHECK(check_ended(held.state, instance_id));
+        held.state.state = state;
+        held.state.end = end;
+        held.state.message = message;
+        return {};
+      },
+      Patience::kNone);
+}
+
+Result<void> Agent::note_runs(const std::string &machine, const std::string &instance_id) {
+  return with_lease<void>(
+      machine, nullptr,
+      [&](Held &held) -> Result<void> {
+        COFFER_CHECK(recover(held));
+        MachineState &m = held.state;
+        if (!m.current || m.current->instance_id != instance_id || (m.state == State::kStopped && !m.end))
+          return fail(ErrorCode::kAborted, context(m) + " was changed meanwhile");
+        m.state = State::kStarted;
+        m.end.reset();
+        m.message.clear();
+        return {};
+      },
+      Patience::kNone);
 }
 
 Result<void> Agent::destroy(const std::string &machine) {
   COFFER_TRY(const auto there, state(machine));
   if (!there) return {};
-  return with_lease<void>(machine, nullptr, [&](Held &held) -> Result<void> {
+  const auto destroyed = with_lease<void>(machine, nullptr, [&](Held &held) -> Result<void> {
     COFFER_CHECK(recover(held));
     MachineState &m = held.state;
     if (m.current) {
@@ -259,6 +302,10 @@ Result<void> Agent::destroy(const std::string &machine) {
     held.gone = true;
     return {};
   });
+  if (destroyed) return {};
+  COFFER_TRY(const auto still, state(machine));
+  if (!still) return {};  // another process, which destroys it too, was faster
+  return destroyed;
 }
 
 // ---- what is ----
@@ -303,6 +350,11 @@ Result<MachineView> Agent::view(const MachineState &m) const {
     v.exit_code = s.exit_code;
     v.exit_signal = s.exit_signal;
   }
+  if (!ended && m.end && s.state == COFFER_M_GONE) {
+    v.exit_code = m.end->exit_code;
+    v.exit_signal = m.end->exit_signal;
+  }
+  v.instance = s;
   if (m.state == State::kStarted || m.state == State::kStarting || m.state == State::kStopping) {
     v.now = from_runtime(s.state);
     if (s.state == COFFER_M_GONE)

@@ -819,6 +819,17 @@ TEST(AgentState, ComesBackAsItWasAndIsRefusedWhenItIsCutOrChanged) {
       EXPECT_EQ(encode(*other), changed) << at;
     }
   }
+  s.end = End{-1, 9, 42, true};
+  const auto ended = decode_state(encode(s));
+  ASSERT_TRUE(ok(ended));
+  EXPECT_EQ(encode(*ended), encode(s));
+  EXPECT_EQ(ended->end->exit_code, -1);
+  // As it was before ends were noted.
+  Bytes old(bytes.begin(), bytes.end() - 1);
+  old[3] = '1';
+  const auto first = decode_state(old);
+  ASSERT_TRUE(ok(first));
+  EXPECT_FALSE(first->end);
   for (const int v : {0, 8, 255}) {
     s.state = static_cast<State>(v);
     EXPECT_FALSE(decode_state(encode(s))) << v;

@@ -212,6 +212,7 @@ void Agent::note_started(MachineState &m) const {
   m.last_good = m.current->spec;
   m.state = State::kStarted;
   m.message.clear();
+  m.end.reset();
   m.receipt = sign(config_.host_key, kReceiptLabel,
                    begin("cfz1")
                        .raw(m.app_id)
@@ -331,6 +332,18 @@ Result<BootOutcome> Agent::boot_again(const BootOrder &previous, std::optional<H
     going_back_ = false;
     return out;
   });
+}
+
+Result<BootOutcome> Agent::boot_ended(const BootOrder &same, const std::string &instance_id) {
+  COFFER_TRY(const SignedSpec spec, open_spec(same.spec, config_.writers));
+  return with_lease<BootOutcome>(
+      spec.spec.machine, nullptr,
+      [&](Held &held) -> Result<BootOutcome> {
+        COFFER_CHECK(recover(held));
+        COFFER_CHECK(check_ended(held.state, instance_id));
+        return boot_held(held, spec, same, nullptr);
+      },
+      Patience::kNone);
 }
 
 Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const BootOrder &next,

@@ -14,8 +14,9 @@ struct Agent::Held {
 
 // Takes the lease, runs `body(held)`, gives the lease back whatever came of it.
 template <class T, class F>
-Result<T> Agent::with_lease(const std::string &machine, const SignedSpec *first, F &&body) {
-  COFFER_TRY(Held held, take(machine, first));
+Result<T> Agent::with_lease(const std::string &machine, const SignedSpec *first, F &&body,
+                            Patience patience) {
+  COFFER_TRY(Held held, take(machine, first, patience));
   Result<T> result = body(held);
   if (held.gone) return result;
   const auto given = give_back(held);

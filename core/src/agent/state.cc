@@ -1,5 +1,7 @@
 #include "state.h"
 
+#include <algorithm>
+
 #include "coffer/format/magic.h"
 
 namespace coffer {
@@ -50,20 +52,24 @@ std::string_view to_string(State s) {
 }
 
 Bytes encode(const MachineState &m) {
-  Encoder e = begin("cfd1");
+  Encoder e = begin("cfd2");
   e.raw(m.app_id).text(m.app).text(m.machine).text(m.name).u8(static_cast<uint8_t>(m.state));
   write_instance(e, m.current);
   write_instance(e, m.pending);
   write_list(e, m.leftovers, [](Encoder &to, const Bytes &b) { to.bytes(b); });
   e.raw(m.last_good).bytes(m.receipt).text(m.message);
   e.text(m.lease_owner).u64(m.lease_attempt).u64(m.lease_until_ms).u64(m.updated_ms);
+  e.u8(m.end ? 1 : 0);
+  if (m.end) e.u32(static_cast<uint32_t>(m.end->exit_code)).u32(static_cast<uint32_t>(m.end->exit_signal));
+  if (m.end) e.u64(m.end->at_ms).u8(m.end->again ? 1 : 0);
   return e.take();
 }
 
 Result<MachineState> decode_state(ByteSpan in) {
   Decoder d(in);
   MachineState m;
-  begins(d, "cfd1");
+  const bool first = as_text(in.first(std::min<size_t>(in.size(), 4))) == "cfd1";
+  begins(d, first ? "cfd1" : "cfd2");
   m.app_id = d.array<16>();
   m.app = d.text();
   m.machine = d.text();
@@ -81,6 +87,14 @@ Result<MachineState> decode_state(ByteSpan in) {
   m.lease_attempt = d.u64();
   m.lease_until_ms = d.u64();
   m.updated_ms = d.u64();
+  if (!first && read_flag(d)) {
+    End end;
+    end.exit_code = static_cast<int32_t>(d.u32());
+    end.exit_signal = static_cast<int32_t>(d.u32());
+    end.at_ms = d.u64();
+    end.again = read_flag(d);
+    m.end = end;
+  }
   if (!d.done()) return malformed("Machine state");
   return m;
 }

@@ -30,6 +30,13 @@ struct InstanceRecord {
 enum class State : uint8_t { kCreated = 1, kStarting, kStarted, kStopping, kStopped, kFailed, kDestroyed };
 std::string_view to_string(State);
 
+// How an app ended by itself.
+struct End {
+  int32_t exit_code = 0, exit_signal = 0;
+  uint64_t at_ms = 0;
+  bool again = false;  // it is going to be booted again
+};
+
 // What the agent keeps of one Machine.
 struct MachineState {
   AppId app_id{};
@@ -44,6 +51,7 @@ struct MachineState {
   std::string lease_owner;                // empty: free
   uint64_t lease_attempt = 0, lease_until_ms = 0;
   uint64_t updated_ms = 0;
+  std::optional<End> end;  // of `current`, once it was noted; stopped without one: by order
 };
 
 // A Machine as it is now.
@@ -53,8 +61,9 @@ struct MachineView {
   std::string message;
   std::optional<int32_t> exit_code;  // of an instance that ended
   int32_t exit_signal = 0;
-  bool cut_off = false;  // a boot was cut off: the next boot finishes or undoes it
-  bool busy = false;     // another process is booting or stopping it right now
+  std::optional<InstanceStatus> instance;  // the runtime's word on `current`
+  bool cut_off = false;                    // a boot was cut off: the next boot finishes or undoes it
+  bool busy = false;                       // another process is booting or stopping it right now
 };
 
 // The order to boot one Machine: a signed launch spec, and where its sealed values come from.
@@ -111,6 +120,15 @@ class Agent {
   // release.
   // `instead_of`: only while this one runs; kAborted when another has got there.
   Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of = {});
+  // For whoever watches: `instance_id` ended by itself.  Its launch spec is booted once more; the record says
+  // first that this is going to happen (note_end()).  These three wait for nobody: kAborted when it is not
+  // the Machine's instance any more, runs, or was stopped by order; kUnavailable when another process is at
+  // work with the Machine.
+  Result<BootOutcome> boot_ended(const BootOrder &same, const std::string &instance_id);
+  Result<void> note_end(const std::string &machine, const std::string &instance_id, State, const End &,
+                        std::string_view message);
+  // It runs, whatever was noted.
+  Result<void> note_runs(const std::string &machine, const std::string &instance_id);
   // Opens what an env-only boot of `order` needs, for a command of this host (`coffer run`).
   Result<std::vector<Delivery>> open_environment(const BootOrder &order, const std::set<std::string> &only);
 
@@ -150,9 +168,12 @@ class Agent {
   explicit Agent(Config config) : config_(std::move(config)) {}
   Result<const Storage *> store() const;
   Result<const std::vector<Injector> *> injectors() const;
-  Result<Held> take(const std::string &machine, const SignedSpec *first);
+  enum class Patience { kWait, kNone };  // with another process that has the lease
+  Result<Held> take(const std::string &machine, const SignedSpec *first, Patience);
   template <class T, class F>
-  Result<T> with_lease(const std::string &machine, const SignedSpec *first, F &&body);
+  Result<T> with_lease(const std::string &machine, const SignedSpec *first, F &&body,
+                       Patience = Patience::kWait);
+  Result<void> check_ended(const MachineState &, const std::string &instance_id) const;
   Result<BootOutcome> boot_held(Held &, const SignedSpec &, const BootOrder &next, const BootOrder *way_back);
   Result<void> save(Held &);
   Result<void> give_back(Held &);
