@@ -104,7 +104,20 @@ class Instances {
   }
   void set(const std::string &id, const std::string &file, std::string_view content) const {
     fs::create_directories(folder_ / "instances" / id);
-    std::ofstream(folder_ / "instances" / id / file, std::ios::binary | std::ios::trunc) << content;
+    // Whole or not at all, for whoever reads meanwhile.
+    std::ofstream(folder_ / "new", std::ios::binary | std::ios::trunc) << content;
+    fs::rename(folder_ / "new", folder_ / "instances" / id / file);
+  }
+  // It ends by itself.
+  void end(const std::string &id, int exit_code, int exit_signal = 0) const {
+    set(id, "exit-code", std::to_string(exit_code));
+    set(id, "exit-signal", std::to_string(exit_signal));
+    set(id, "state", exit_code || exit_signal ? "failed" : "stopped");
+  }
+  // Somebody starts it, or starts it once more.
+  void start_again(const std::string &id) const {
+    set(id, "started-ns", std::to_string(std::stoll(get(id, "started-ns").value_or("0")) + 1'000'000'000));
+    set(id, "state", "started");
   }
   void remove(const std::string &id) const { fs::remove_all(folder_ / "instances" / id); }
   const fs::path &folder() const { return folder_; }

@@ -2,6 +2,7 @@
 // changes.
 //   calls                          one line per call that changes something: "create ID", "start ID" ...
 //   instances/ID/state             created, started, stopped, failed
+//   instances/ID/started-ns, exit-code, exit-signal, out-of-memory    numbers
 //   instances/ID/name, label-KEY   as created
 //   instances/ID/argv              one line each
 //   instances/ID/image, stop       as created: the image; stop signal and timeout in nanoseconds
@@ -9,11 +10,16 @@
 //   stopped-with                   signal and timeout of the last stop
 //   instances/ID/env-NAME          plain variables; the secret ones come at start
 //   instances/ID/file-NAME         files, '/' written ','; mode-NAME beside them
-// It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list, fail-image
-// (faults.h).
+// It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list, fail-image,
+// fail-events (faults.h).  The last ends events() as well that is already listening.
+#include <poll.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <coffer/runtime.hpp>
 #include <filesystem>
+#include <map>
 
 #include "faults.h"
 
@@ -30,6 +36,11 @@ std::string read(const fs::path &file) {
 }
 void write(const fs::path &file, std::string_view content) {
   std::ofstream(file, std::ios::binary | std::ios::trunc) << content;
+}
+
+int64_t number(const fs::path &file, int64_t absent = 0) {
+  const std::string text = read(file);
+  return text.empty() ? absent : std::stoll(text);
 }
 
 class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
@@ -81,7 +92,9 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
       write(dir / ((d.via == COFFER_VIA_ENV ? "env-" : "file-") + name), view(d.value));
       if (d.via != COFFER_VIA_ENV) write(dir / ("mode-" + name), std::to_string(d.mode));
     }
-    write(dir / "state", "started");
+    write(dir / "started-ns",
+          std::to_string(std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1)));
+    become(id, "started");
     fault.after();
   }
 
@@ -91,7 +104,7 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     const Fault fault(folder_, "stop");
     note(folder_, "stop " + id);
     fault.before();
-    if (fs::exists(instance(id))) write(instance(id) / "state", "stopped");
+    if (fs::exists(instance(id))) become(id, "stopped");
     fault.after();
   }
 
@@ -113,10 +126,47 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
   void list(const Call &, const coffer_pair *labels, size_t n, const Machines &emit) override {
     Fault(folder_, "list").before();
     for (const auto &entry : fs::directory_iterator(fs::path(folder_) / "instances")) {
-      const bool all = std::all_of(labels, labels + n, [&](const coffer_pair &l) {
-        return read(entry.path() / ("label-" + std::string(view(l.key)))) == view(l.value);
-      });
-      if (all) tell(entry.path().filename().string(), emit);
+      const std::string id = entry.path().filename().string();
+      if (carries(labels_of(id), labels, n)) tell(id, emit);
+    }
+  }
+
+  void events(const Call &call, const coffer_pair *labels, size_t n, const Machines &emit) override {
+    Fault(folder_, "events").before();
+    struct Inotify {
+      int fd = ::inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+      ~Inotify() { ::close(fd); }
+    } watch;
+    std::map<int, std::string> ids;  // of the folders that are watched
+    const int faults = ::inotify_add_watch(watch.fd, folder_.c_str(), IN_CLOSE_WRITE);
+    const fs::path all = fs::path(folder_) / "instances";
+    const int instances = ::inotify_add_watch(watch.fd, all.c_str(), IN_CREATE | IN_DELETE);
+    const auto add = [&](const std::string &id) {
+      ids[::inotify_add_watch(watch.fd, instance(id).c_str(), IN_MOVED_TO | IN_ONLYDIR)] = id;
+    };
+    for (const auto &entry : fs::directory_iterator(all)) add(entry.path().filename());
+    coffer_machine_status listens{};
+    listens.struct_size = sizeof listens;
+    emit(listens);
+    // What is gone has no labels to read any more.
+    std::map<std::string, std::vector<std::pair<std::string, std::string>>> kept;
+    for (;;) {
+      pollfd fds[] = {{watch.fd, POLLIN, 0}, {call.cancel_fd(), POLLIN, 0}};
+      ::poll(fds, 2, -1);
+      if (fds[1].revents) throw Error{COFFER_CANCELLED, "cancelled"};
+      alignas(inotify_event) char buffer[4096];
+      const ssize_t size = ::read(watch.fd, buffer, sizeof buffer);
+      for (const char *at = buffer; at < buffer + size;) {
+        const auto *e = reinterpret_cast<const inotify_event *>(at);
+        at += sizeof *e + e->len;
+        const std::string name = e->len ? e->name : "";
+        if (e->wd == faults) Fault(folder_, "events").before();
+        if (e->wd == instances && e->mask & IN_CREATE) add(name);
+        const std::string id = e->wd == instances ? name : ids[e->wd];
+        if (e->wd == faults || id.empty()) continue;
+        if (auto now = labels_of(id); !now.empty()) kept[id] = std::move(now);
+        if (carries(kept[id], labels, n)) tell(id, kept[id], emit);
+      }
     }
   }
 
@@ -133,7 +183,8 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     return std::string(image) + "@1";
   }
   const void *interface(std::string_view id) noexcept override {
-    return id == COFFER_RUNTIME_IMAGES_ID ? &kImages : Runtime::interface(id);
+    if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
+    return id == COFFER_RUNTIME_EVENTS_ID ? &kEvents : Runtime::interface(id);
   }
   int32_t exec(const Call &, std::string_view, const coffer_exec_spec &, const coffer_exec_io &) override {
     throw Error{COFFER_UNIMPLEMENTED, "nothing runs here"};
@@ -150,13 +201,30 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     if (!fs::exists(instance(id))) throw Error{COFFER_NOT_FOUND, "no such instance"};
     return instance(id);
   }
-  void tell(const std::string &id, const Machines &emit) const {
-    const fs::path dir = instance(id);
-    const std::string state = read(dir / "state"), name = read(dir / "name"), handle = "files:" + id;
-    std::vector<std::pair<std::string, std::string>> labels;
-    for (const auto &entry : fs::directory_iterator(dir))
+  // Whole or not at all, for whoever reads meanwhile.
+  void become(const std::string &id, std::string_view state) const {
+    write(fs::path(folder_) / ("new-" + id), state);
+    fs::rename(fs::path(folder_) / ("new-" + id), instance(id) / "state");
+  }
+  using Labels = std::vector<std::pair<std::string, std::string>>;
+  Labels labels_of(const std::string &id) const {
+    Labels labels;
+    std::error_code gone;
+    for (const auto &entry : fs::directory_iterator(instance(id), gone))
       if (const std::string file = entry.path().filename().string(); file.starts_with("label-"))
         labels.emplace_back(file.substr(6), read(entry.path()));
+    return labels;
+  }
+  static bool carries(const Labels &has, const coffer_pair *labels, size_t n) {
+    return std::all_of(labels, labels + n, [&](const coffer_pair &l) {
+      return std::ranges::find(has, std::pair(std::string(view(l.key)), std::string(view(l.value)))) !=
+             has.end();
+    });
+  }
+  void tell(const std::string &id, const Machines &emit) const { tell(id, labels_of(id), emit); }
+  void tell(const std::string &id, const Labels &labels, const Machines &emit) const {
+    const fs::path dir = instance(id);
+    const std::string state = read(dir / "state"), name = read(dir / "name"), handle = "files:" + id;
     std::vector<coffer_pair> raw;
     for (const auto &[key, value] : labels) raw.push_back({to_str(key), to_bytes(value)});
     coffer_machine_status s{};
@@ -164,11 +232,15 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     s.state = state == "created"   ? COFFER_M_CREATED
               : state == "started" ? COFFER_M_STARTED
               : state == "stopped" ? COFFER_M_STOPPED
+              : state.empty()      ? COFFER_M_GONE
                                    : COFFER_M_FAILED;
     s.name = to_str(name);
     s.instance_id = to_str(id);
     s.handle = to_bytes(handle);
-    s.exit_code = state == "failed" ? 1 : 0;
+    s.exit_code = static_cast<int32_t>(number(dir / "exit-code", state == "failed" ? 1 : 0));
+    s.exit_signal = static_cast<int32_t>(number(dir / "exit-signal"));
+    s.flags = number(dir / "out-of-memory") ? 1u : 0u;
+    s.started_ns = number(dir / "started-ns");
     s.labels = raw.data();
     s.n_labels = raw.size();
     emit(s);
@@ -183,13 +255,13 @@ constexpr coffer_option kPath{.struct_size = sizeof(coffer_option),
                               .key = "path",
                               .min_value = 1};
 constexpr const coffer_option *kOptions[] = {&kPath};
-constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0}};
+constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0}, {COFFER_RUNTIME_EVENTS_ID, 0}};
 constexpr coffer_descriptor kDescriptor{.struct_size = sizeof(coffer_descriptor),
                                         .id = "coffer.tests.runtime-files",
                                         .name = "runtime-files",
                                         .version = "0.1.0",
                                         .interfaces = kInterfaces,
-                                        .n_interfaces = 1,
+                                        .n_interfaces = std::size(kInterfaces),
                                         .options = kOptions,
                                         .n_options = std::size(kOptions)};
 

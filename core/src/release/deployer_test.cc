@@ -1,13 +1,9 @@
-// The whole embedded path over a runtime of files and storages in memory: real vault, key service, agent and
-// injectors; what fails, and what others do meanwhile.
+// Apps, secrets, roll-outs and Machines: what fails, and what others do meanwhile.
 #include "coffer/release/deployer.h"
 
 #include <set>
 
-#include "coffer/base/codec.h"
-#include "coffer/base/process.h"
-#include "coffer/keys/key_service.h"
-#include "fakes.h"
+#include "test_world.h"
 
 namespace coffer {
 namespace {
@@ -15,7 +11,6 @@ namespace {
 using fakes::calls;
 using fakes::fail_next;
 using fakes::Fails;
-using fakes::ok;
 using testing::AnyOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
@@ -24,122 +19,6 @@ using testing::Pair;
 using testing::SizeIs;
 using testing::StartsWith;
 using testing::UnorderedElementsAre;
-
-const std::string kDead = "00000000-0000-0000-0000-000000000000:1:1";  // a process of another boot
-
-template <size_t N>
-std::array<uint8_t, N> filled(uint8_t byte) {
-  std::array<uint8_t, N> a;
-  a.fill(byte);
-  return a;
-}
-using Values = std::map<std::string, std::string>;
-
-// A key service that tells when it is asked.
-class WatchedKeys : public AppKeys, public BootKeys {
- public:
-  explicit WatchedKeys(KeyService service) : service_(std::move(service)) {}
-  Result<AppKey> create_app(std::string_view name) override { return service_.create_app(name); }
-  Result<void> destroy_app(std::string_view name) override { return service_.destroy_app(name); }
-  Result<std::optional<SeenHead>> seen(const AppId &app) const override {
-    auto head = service_.seen(app);
-    if (after_seen) std::exchange(after_seen, {})();
-    return head;
-  }
-  Result<void> advance(const AppId &app, const std::vector<Bytes> &headers) override {
-    return service_.advance(app, headers);
-  }
-  Result<void> grant(const AppId &app, std::string_view machine, const PublicKey &host,
-                     ByteSpan spec) override {
-    return service_.grant(app, machine, host, spec);
-  }
-  Result<void> revoke(const AppId &app, std::string_view machine) override {
-    return service_.revoke(app, machine);
-  }
-  Result<Bytes> token(ByteSpan request) override { return service_.token(request); }
-  Result<Bytes> open(ByteSpan request) override {
-    if (before_open) std::exchange(before_open, {})();
-    return service_.open(request);
-  }
-  mutable std::function<void()> after_seen, before_open;  // called once
-
- private:
-  KeyService service_;
-};
-
-// What all processes of one user share.
-struct World {
-  World() {
-    static int count = 0;
-    number = std::to_string(++count);
-    for (const char *name : {"vault", "keys", "agent", "runtime"})
-      std::filesystem::create_directory(folder.path() / name);
-    EXPECT_TRUE(ok(Vault::initialize(storage("vault"))));
-    identity = *KeyService::initialize(storage("keys"), *kms());
-  }
-  Storage storage(const std::string &role) const {
-    return *Storage::open(
-        fakes::plugin("storage-memory", {{"name", role + number}, {"folder", folder.file(role)}}));
-  }
-  Result<Kms> kms() const { return Kms::open(fakes::plugin("kms-local", {{"path", folder.file("kms")}})); }
-
-  fakes::Folder folder;
-  std::string number;
-  PublicKey identity{};
-  fakes::Instances machines{folder.path() / "runtime"};
-};
-
-// One `coffer` process.  Those of a test have one pid, so the leases do not keep them apart.
-struct Process {
-  explicit Process(const World &w)
-      : world(w),
-        vault(*Vault::open(w.storage("vault"), *SigningKey::from_seed(filled<32>(1)),
-                           {{SigningKey::from_seed(filled<32>(1))->public_key()}, w.identity})),
-        keys(*KeyService::open(w.storage("keys"), [&w] { return w.kms(); },
-                               {SigningKey::from_seed(filled<32>(1))->public_key()})),
-        agent(Agent::create({.open_store = [&w]() -> Result<Storage> { return w.storage("agent"); },
-                             .open_runtime = [this]() -> Result<Runtime> {
-                               if (before_runtime) before_runtime();
-                               return Runtime::open(fakes::plugin(
-                                   "runtime-files", {{"path", world.machines.folder().string()}}));
-                             },
-                             .open_injectors = []() -> Result<std::vector<Injector>> {
-                               std::vector<Injector> all;
-                               for (const char *name : {"inject-file", "inject-env"}) {
-                                 COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
-                                 all.push_back(std::move(i));
-                               }
-                               return all;
-                             },
-                             .host_key = *SigningKey::from_seed(filled<32>(2)),
-                             .writers = {SigningKey::from_seed(filled<32>(1))->public_key()},
-                             .identity = w.identity,
-                             .keys = &keys,
-                             .cancel_fd = -1,
-                             .progress =
-                                 [this](std::string_view machine, std::string_view step) {
-                                   if (on_step) on_step(std::string(machine), step);
-                                 }})),
-        deployer(vault, keys, agent, "ann@laptop") {}
-  Process(const Process &) = delete;
-  Process &operator=(const Process &) = delete;
-
-  Result<Written> set(const App &app, const Values &values, const std::vector<std::string> &unset = {}) {
-    auto sealer = Sealer::create(app.key, SecretBytes::copy_of(filled<32>(3)));
-    std::vector<SealedSecret> sealed;
-    for (const auto &[name, value] : values)
-      sealed.push_back(*sealer->seal(name, SecretBytes::copy_of(as_bytes(value))));
-    return deployer.write(app, sealed, unset);
-  }
-
-  const World &world;
-  std::function<void()> before_runtime;
-  std::function<void(const std::string &machine, std::string_view step)> on_step;
-  Vault vault;
-  WatchedKeys keys;
-  Agent agent;
-  Deployer deployer;
-};
 
 class DeployerTest : public testing::Test {
  protected:
@@ -202,25 +81,7 @@ class DeployerTest : public testing::Test {
     EXPECT_THAT(us_.vault.machines(app_).value_or(std::vector<StoredMachine>(1)), IsEmpty());
   }
   // From now on the leases of this process are those of one that died.
-  void die() {
-    const auto text = [](std::string_view t) { return std::string(as_text(Encoder().text(t).take())); };
-    const std::string owner = text(process_identity());
-    const Storage store = world_.storage("agent");
-    std::vector<Stored> all;
-    ASSERT_TRUE(ok(store.list("machines", "", true, [&](Stored s) {
-      all.push_back(std::move(s));
-      return true;
-    })));
-    for (const Stored &s : all) {
-      std::string bytes(as_text(s.value));
-      const size_t place = bytes.find(owner);
-      if (place == std::string::npos) continue;
-      bytes.replace(place, owner.size(), text(kDead));
-      Batch b;
-      b.put(s.key, Bytes(bytes.begin(), bytes.end()));
-      ASSERT_TRUE(ok(store.commit("machines", b)));
-    }
-  }
+  void die() { hand_leases_to(world_, kDead); }
   std::filesystem::path at(const std::string &role) const { return world_.folder.path() / role; }
 
   World world_;
