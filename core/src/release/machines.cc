@@ -57,17 +57,22 @@ Result<std::vector<MachineStatus>> Deployer::look(const App &app, const std::vec
   COFFER_CHECK(check_fresh(app, stored));
   std::vector<MachineStatus> out;
   for (const StoredMachine &m : stored) {
-    MachineStatus status;
-    COFFER_TRY(status.spec, vault_.spec(app, m.record, m.record.spec_number));
-    if (status.spec.spec.config.kind == MachineKind::kLocal) continue;
-    COFFER_TRY(const auto state, agent_.state(m.record.id));
-    if (state) {
-      COFFER_TRY(status.view, agent_.view(*state));
-    }
-    status.stored = m;
-    out.push_back(std::move(status));
+    COFFER_TRY(MachineStatus status, look(app, m));
+    if (status.spec.spec.config.kind != MachineKind::kLocal) out.push_back(std::move(status));
   }
   return out;
+}
+
+Result<MachineStatus> Deployer::look(const App &app, const StoredMachine &m) {
+  MachineStatus status;
+  status.stored = m;
+  COFFER_TRY(status.spec, vault_.spec(app, m.record, m.record.spec_number));
+  if (status.spec.spec.config.kind == MachineKind::kLocal) return status;
+  COFFER_TRY(const auto state, agent_.state(m.record.id));
+  if (state) {
+    COFFER_TRY(status.view, agent_.view(*state));
+  }
+  return status;
 }
 
 Result<MachineStatus> Deployer::machine(const App &app, std::string_view id_or_name) {
@@ -93,7 +98,7 @@ Result<void> Deployer::recover(const App &app) {
     else if (left && m.record.desired == Desired::kStopped &&
              (state->state == State::kStopping || state->state == State::kStarting))
       COFFER_CHECK(agent_.stop(m.record.id));
-    else if (left && (!state->lease_owner.empty() || state->state == State::kStopping))
+    else if (left && (!state->lease_owner.empty() || state->pending || state->state == State::kStopping))
       COFFER_CHECK(agent_.finish_cut_off(m.record.id));
   }
   COFFER_TRY(const std::vector<MachineState> states, agent_.states());
@@ -220,6 +225,33 @@ Result<void> Deployer::destroy(const App &app, const MachineStatus &m) {
   const std::string &id = m.stored.record.id;
   COFFER_CHECK(vault_.set_desired(app, id, Desired::kDestroyed));
   return take_away(app, id);
+}
+
+// ---- for whoever watches ----
+
+Result<std::vector<std::string>> Deployer::finish_cut_off(const App &app) {
+  std::vector<std::string> warnings;
+  COFFER_CHECK(recover(app));
+  COFFER_CHECK(resume(app, "", warnings));
+  return warnings;
+}
+
+Result<MachineStatus> Deployer::look_at(const App &app, const MachineState &state) {
+  COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
+  COFFER_CHECK(check_fresh(app, stored));
+  for (const StoredMachine &m : stored)
+    if (m.record.id == state.machine) return look(app, m);
+  return fail(ErrorCode::kNotFound, "App " + app.name() + " has no Machine " + state.machine);
+}
+
+Result<SignedSpec> Deployer::current_spec(const App &app, const MachineStatus &m) {
+  return vault_.spec_by_hash(app, m.stored.record, m.view->state.current->spec);
+}
+
+Result<BootOutcome> Deployer::boot_ended(const App &app, const MachineStatus &m) {
+  COFFER_TRY(SignedSpec spec, current_spec(app, m));
+  COFFER_TRY(const BootOrder same, order(app, std::move(spec)));
+  return agent_.boot_ended(same, m.view->state.current->instance_id);
 }
 
 Result<void> Deployer::run_local(const App &app, const std::set<std::string> &only,

@@ -80,6 +80,17 @@ class Deployer {
   Result<void> stop(const App &, const MachineStatus &);
   Result<void> destroy(const App &, const MachineStatus &);
 
+  // ---- for whoever watches the Machines of this host: reconciler.h ----
+  // Finishes or undoes what processes that died have left of the App, and boots what they had stopped.
+  // Answers what could not be booted.
+  Result<std::vector<std::string>> finish_cut_off(const App &);
+  // Of a Machine that this host has; kNotFound when the vault does not know it.
+  Result<MachineStatus> look_at(const App &, const MachineState &);
+  // What its instance was booted from.  REQUIRES: it has one.
+  Result<SignedSpec> current_spec(const App &, const MachineStatus &);
+  // The same once more, after its app has ended; no new release.
+  Result<BootOutcome> boot_ended(const App &, const MachineStatus &);
+
   // A command of this host with the App's secrets: `body` gets the environment; the grant ends with it.
   Result<void> run_local(const App &, const std::set<std::string> &only,
                          const std::function<Result<void>(const std::vector<Delivery> &)> &body);
@@ -91,6 +102,7 @@ class Deployer {
   Result<void> recover(const App &);
   Result<void> check_fresh(const App &, const std::vector<StoredMachine> &) const;
   Result<std::vector<MachineStatus>> look(const App &, const std::vector<StoredMachine> &);
+  Result<MachineStatus> look(const App &, const StoredMachine &);
   // The Machines when nobody else is at work with one of them.
   Result<std::vector<MachineStatus>> settled_machines(const App &);
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);

@@ -1,0 +1,88 @@
+// Reconciler: keeps the Machines of this host in their desired state (`coffer agent`).
+//
+// It hears from the runtime when an instance changes, and then looks at that one Machine; when it begins, and
+// when the platform was gone meanwhile, at everything.  Whatever it does happens under the Machine's lease,
+// on what vault and runtime say while it is held: it passes by a Machine that another process is at work
+// with.
+//
+// An instance that ended although its Machine is wanted:
+//   seen     while this watched: by the Machine's restart policy, after 1, 2, 4 ... 60 s
+//   unseen   while nobody watched, or up to 30 s before the platform was gone (its shutdown may have ended
+//   it):
+//            booted again, also after exit code 0, unless the policy is `no`
+//   foreign  after somebody else had started it again, which gives it no secrets: booted again
+// Booted again is the launch spec that ran, with the manifest that it names; no new release.
+// Thread rule: one thread at a time.
+#ifndef COFFER_RELEASE_RECONCILER_H
+#define COFFER_RELEASE_RECONCILER_H
+
+#include <chrono>
+
+#include "coffer/release/deployer.h"
+
+namespace coffer {
+
+class Watch;
+
+class Reconciler {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+  struct Config {  // REQUIRES: what it points to outlives it
+    Vault *vault = nullptr;
+    Deployer *deployer = nullptr;
+    Agent *agent = nullptr;
+    std::function<Result<Runtime>()> open_runtime;  // another one than the agent's: its calls block
+    int cancel_fd = -1;                             // readable: end
+    std::function<void()> at_rest = {};             // something was done, and nothing is left to do for now
+    std::function<Time()> now = std::chrono::steady_clock::now;
+  };
+  static Reconciler create(Config);
+  Reconciler(Reconciler &&) noexcept;
+  ~Reconciler();
+
+  // Until it is cancelled.  An error is one that does not pass by itself.
+  Result<void> run();
+  // One look at everything.  Answers how many Machines are not as they are wanted.
+  Result<size_t> once();
+
+  // What run() is made of.
+  Result<void> look_at_everything(bool anew);  // `anew`: nobody watched before
+  void changed(const std::string &machine);
+  void lost(const Error &why);
+  // Does what is due; answers when to call it again.
+  Time tend();
+
+ private:
+  struct Watched {
+    std::string instance;         // the Machine's current one
+    uint64_t updated_ms = 0;      // of its state when it was looked at last
+    bool unseen = false;          // what is found now happened while nobody watched
+    bool platform_ended = false;  // its noted end may be the platform's doing
+    bool foreign = false;         // said
+    unsigned tries = 0;           // since it stayed up
+    std::optional<Time> up, ended, due;
+    std::string complaint;  // said last
+    bool wrong = false;
+  };
+  explicit Reconciler(Config);
+  bool cancelled() const;
+  void say(const MachineState &, std::string_view what, bool warn = false) const;
+  void complain(const MachineState &, const Error &);
+  std::chrono::seconds pause(Watched &) const;
+  Result<App> app_of(const MachineState &) const;
+  Result<void> sweep();
+  void tidy(const std::vector<MachineState> &, const std::function<bool(const MachineState &)> &needed);
+  Result<void> glance();
+  Result<void> look(const MachineState &, Watched &);
+  Result<void> judge(const App &, const MachineStatus &, Watched &);
+  Result<void> boot(const App &, const MachineStatus &, Watched &);
+
+  Config config_;
+  std::unique_ptr<Watch> watch_;
+  bool listens_ = false, worked_ = false;
+  Time next_glance_{};
+  std::map<std::string, Watched> machines_;
+};
+
+}  // namespace coffer
+#endif
