@@ -212,6 +212,15 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
               "  coffer run -a web -- ./migrate\n  coffer run -a web --only DATABASE_URL -- psql");
   c->add_option("--only", a.only, "only these secrets")->type_name("NAME,...")->delimiter(',');
 
+  CLI::App *agent = command(&app, "agent", "watch this host's Machines and restart them, until it is stopped",
+                            "  coffer agent\n  coffer agent --once\n  coffer agent install");
+  agent->add_flag("--once", a.once, "look at everything once, then end");
+  c = command(agent, "install", "write a systemd unit that runs it",
+              "  sudo coffer agent install\n  coffer agent install --user\n  coffer agent install --print");
+  c->add_flag("--user", a.user_unit, "for the calling user's own systemd");
+  c->add_flag("--print", a.print, "write it to standard output instead");
+  c->add_flag("--force", a.force, "also over a different unit");
+
   CLI::App *plugin = group("plugin", "what serves this engine");
   command(plugin, "list", "plugins of the engine config and of the plugin folder", "  coffer plugin list");
   words(command(plugin, "info", "what a plugin is and which options it has",

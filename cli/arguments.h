@@ -34,6 +34,7 @@ struct Arguments {
   std::optional<std::string> restart, entrypoint, network, memory, stop_signal, stop_timeout;
   bool stage = false, detach = false, dotenv = false, yes = false, force = false, follow = false,
        pull = false, read_only = false;
+  bool once = false, user_unit = false, print = false;  // of `agent`
   uint64_t lines = 0, timeout_s = 0;
 };
 

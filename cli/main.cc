@@ -60,6 +60,8 @@ const std::map<std::string_view, Command> kCommands = {
     {"machine exec", machine_exec},
     {"machine wait", machine_wait},
     {"run", run},
+    {"agent", agent},
+    {"agent install", agent_install},
     {"plugin list", plugin_list},
     {"plugin info", plugin_info},
     {"vault check", vault_check},

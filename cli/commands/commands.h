@@ -30,6 +30,8 @@ Result<int> machine_logs(Arguments &);
 Result<int> machine_exec(Arguments &);
 Result<int> machine_wait(Arguments &);
 Result<int> run(Arguments &);
+Result<int> agent(Arguments &);
+Result<int> agent_install(Arguments &);
 Result<int> plugin_list(Arguments &);
 Result<int> plugin_info(Arguments &);
 Result<int> vault_check(Arguments &);
