@@ -37,7 +37,7 @@ using sdk::view;
 
 constexpr int kExitFrame = 78, kExitNotRunnable = 126, kExitNotFound = 127;
 constexpr int kLookAgainMs = 1;
-constexpr int kKillPatienceMs = 10'000;
+constexpr int kKillPatienceMs = 10'000, kEndSeenMs = 10'000;
 constexpr std::string_view kInitSays = "coffer-init: ";
 
 int64_t wall_ns() {
@@ -73,6 +73,14 @@ FirstProcess first_process(int pid) {
   return name.empty()                                   ? FirstProcess::kGone
          : name == "init\n" || name.starts_with("runc") ? FirstProcess::kEarly
                                                         : FirstProcess::kApp;
+}
+
+// Also when nobody has reaped it yet.
+bool has_ended(int pid) {
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process) return errno == ESRCH;
+  pollfd p{process.get(), POLLIN, 0};
+  return ::poll(&p, 1, 0) > 0;
 }
 
 int signal_number(std::string_view name) {
@@ -463,10 +471,16 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
   // ---- the engine's containers ----
 
   std::optional<Container> find(const Call &call, const std::string &id_or_name) {
-    const Answer a = engine_.call(call, "GET", "/containers/" + escaped(id_or_name) + "/json");
-    if (a.status == 404) return std::nullopt;
-    if (!a.ok()) throw refusal(a, "the container cannot be inspected");
-    return Container(a.object());
+    for (bool waited = false;; waited = true) {
+      const Answer a = engine_.call(call, "GET", "/containers/" + escaped(id_or_name) + "/json");
+      if (a.status == 404) return std::nullopt;
+      if (!a.ok()) throw refusal(a, "the container cannot be inspected");
+      Container c(a.object());
+      // The engine needs a moment to see an end: until then it calls a container running in which nothing
+      // is, be it coffer-init that got no frame.
+      if (waited || !c.running() || !has_ended(c.pid)) return c;
+      await_end(call, c.id, kEndSeenMs);
+    }
   }
 
   Error gone() const {
@@ -683,9 +697,9 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
         engine_.stream(call, "POST", "/containers/" + id + "/wait?condition=not-running", "", false, refused);
     if (!end && refused.status == 404) return true;
     if (!end) throw refusal(refused, "the container cannot be waited for");
-    return has_ended(call, *end, timeout_ms);
+    return comes(call, *end, timeout_ms);
   }
-  static bool has_ended(const Call &call, Stream &end, int timeout_ms) {
+  static bool comes(const Call &call, Stream &end, int timeout_ms) {
     return end.has_ahead() || wait_for(call, end.fd(), POLLIN, timeout_ms);
   }
 
@@ -714,10 +728,10 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     if (c.status == "paused") engine_.call(call, "POST", "/containers/" + c.id + "/unpause");
     kill(wanted);
     if (!would_end_by(c.pid, signal_number(wanted)) &&
-        has_ended(call, *end, static_cast<int>(std::min<uint64_t>(timeout_ms, INT32_MAX))))
+        comes(call, *end, static_cast<int>(std::min<uint64_t>(timeout_ms, INT32_MAX))))
       return;
     kill("SIGKILL");
-    if (!has_ended(call, *end, kKillPatienceMs))
+    if (!comes(call, *end, kKillPatienceMs))
       throw Error{COFFER_UNAVAILABLE, "the container does not end, although it was killed"};
   }
 
@@ -725,7 +739,7 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     Answer refused;
     const std::unique_ptr<Stream> end =
         engine_.stream(call, "POST", "/containers/" + id + "/wait?condition=removed", "", false, refused);
-    if (end) has_ended(call, *end, kKillPatienceMs);
+    if (end) comes(call, *end, kKillPatienceMs);
     if (find(call, id))
       throw Error{COFFER_UNAVAILABLE, "the container is being removed by somebody else, and is not gone yet"};
   }

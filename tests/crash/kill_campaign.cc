@@ -84,10 +84,10 @@ class Campaign {
     std::vector<Operation> operations = all_operations();
     if (!settings_.only.empty())
       std::erase_if(operations, [&](const Operation &o) { return o.name != settings_.only; });
-    for (Operation &o : operations) learn(o);
-    int round = 0;
+    int round = -1;
     try {
-      for (; round < settings_.rounds; ++round)
+      for (Operation &o : operations) learn(o);
+      for (round = 0; round < settings_.rounds; ++round)
         play(operations[static_cast<size_t>(round) % operations.size()], round);
     } catch (const Broken &b) {
       std::printf("FAILED on storage-%s, seed %" PRIu64 ", round %d: %s\n%s", storage_.c_str(),
@@ -436,7 +436,7 @@ int main_of(int argc, char **argv) {
     try {
       good = Campaign(s, storage).run_all() && good;
     } catch (const Broken &b) {
-      std::printf("FAILED before the first kill: %s\n", b.what.c_str());
+      std::printf("FAILED before Coffer was set up: %s\n", b.what.c_str());
       good = false;
     }
   }
