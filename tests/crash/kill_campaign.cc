@@ -6,11 +6,17 @@
 //     compared with the environment of the Machines' own processes;
 //   * every Machine that is wanted runs, as one process; there is no other process, supervisor, Machine
 //   folder,
-//     agent state or standing grant;
+//     container, file secret, agent state or standing grant;
 //   * `coffer vault check` finds the vault whole.
+//
+// With `--agent` there is a `coffer agent`, which is killed as well, and started again as a service manager
+// would. Then the Machines are as they are wanted before any other command is given.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <algorithm>
 #include <chrono>
-#include <signal.h>
 
 #include <cinttypes>
 #include <cstdio>
@@ -20,10 +26,11 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <thread>
 
-#include "../support/command.h"
 #include "coffer/config/engine_config.h"
 #include "coffer/plugin_host/storage.h"
+#include "platform.h"
 
 namespace coffer::tests {
 namespace {
@@ -36,15 +43,15 @@ struct Settings {
   uint64_t seed = 0;
   std::vector<std::string> storages = {"sqlite", "file"};
   std::string only;  // one operation
+  std::string runtime = "process", image = "coffer-test/static";
+  bool agent = false;
   bool verbose = false;
-};
-
-struct Broken {
-  std::string what;
 };
 
 constexpr const char *kApp = "web";
 constexpr int kImportLines = 2000;
+constexpr const char *kAppDies = "(an app dies)";
+constexpr auto kAgentPatience = std::chrono::seconds(60);
 
 using Secrets = std::map<std::string, std::string>;
 
@@ -59,7 +66,7 @@ struct Operation {
   // Prepares (with acknowledged commands), and fills in what to kill and what holds if it is done.
   std::function<void(Argv &command, std::string &input, Model &done)> prepare;
   double seconds = 0;  // how long it takes; learned
-  int rounds = 0, killed = 0, acknowledged = 0, done = 0, undone = 0;
+  int rounds = 0, killed = 0, agent_killed = 0, acknowledged = 0, done = 0, undone = 0;
 };
 
 class Campaign {
@@ -67,16 +74,27 @@ class Campaign {
   Campaign(const Settings &settings, const std::string &storage)
       : settings_(settings), storage_(storage), random_(settings.seed), home_(folder_.path() / "home") {
     marker_ = "campaign-" + std::to_string(random_());
+    platform_ = settings.runtime == "docker" ? docker_platform(home_, settings.image, marker_)
+                                             : process_platform(home_);
   }
 
   ~Campaign() {
+    stop_agent();
     for (const Process &p : processes_with(marker_)) ::kill(p.pid, SIGKILL);
-    for (const pid_t pid : supervisors_below(home_ / "machines")) ::kill(pid, SIGKILL);
+    platform_->clean_up();
   }
 
   bool run_all() {
-    coffer({"init", "--storage", storage_});
+    Argv init = platform_->init();
+    init.insert(init.begin(), {"init", "--storage", storage_});
+    coffer(init);
+    platform_->set_up();
+    start_agent();
     coffer({"apps", "create", kApp});
+    if (!platform_->file().empty()) {
+      model_.secrets["S_FILE"] = value(false);
+      coffer({"secrets", "set", "-a", kApp, "S_FILE=" + model_.secrets["S_FILE"], "--stage"});
+    }
     for (const char *name : {"m1", "m2"}) {
       coffer(machine_run(name));
       model_.machines[name] = true;
@@ -90,8 +108,8 @@ class Campaign {
       for (round = 0; round < settings_.rounds; ++round)
         play(operations[static_cast<size_t>(round) % operations.size()], round);
     } catch (const Broken &b) {
-      std::printf("FAILED on storage-%s, seed %" PRIu64 ", round %d: %s\n%s", storage_.c_str(),
-                  settings_.seed, round, b.what.c_str(), story_.c_str());
+      std::printf("FAILED on storage-%s, %s, seed %" PRIu64 ", round %d: %s\n%s", storage_.c_str(),
+                  platform_->name().c_str(), settings_.seed, round, b.what.c_str(), story_.c_str());
       std::printf("  kept: %s\n", folder_.path().c_str());
       folder_.keep();
       print(operations);
@@ -105,7 +123,7 @@ class Campaign {
   // ---- commands ----
   Outcome attempt(Argv words, std::string_view input = {}, const Kill *kill = nullptr) {
     words.insert(words.begin(), settings_.coffer);
-    Outcome o = run(words, {"COFFER_HOME=" + home_.string(), "PATH=/usr/bin:/bin"}, input, kill);
+    Outcome o = run(words, environment(), input, kill);
     char line[160];
     std::snprintf(line, sizeof line, "  coffer %s %s ...: exit %d, signal %d, %.3f s\n", words[1].c_str(),
                   words.size() > 2 ? words[2].c_str() : "", o.code, o.signal, o.seconds);
@@ -113,6 +131,12 @@ class Campaign {
     if (o.code != 0 && !o.err.empty()) story_ += "    " + o.err;
     if (settings_.verbose) std::fputs(line, stdout);
     return o;
+  }
+
+  std::vector<std::string> environment() const {
+    std::vector<std::string> out = {"COFFER_HOME=" + home_.string(), "PATH=/usr/bin:/bin"};
+    if (const char *engine = std::getenv("DOCKER_HOST")) out.push_back(std::string("DOCKER_HOST=") + engine);
+    return out;
   }
 
   std::string coffer(const Argv &words, std::string_view input = {}) {
@@ -123,10 +147,10 @@ class Campaign {
 
   Argv machine_run(const std::string &name) {
     // Takes a moment to end, so that kills also hit while an instance is stopping.
-    return {"machine", "run", "-a",   kApp,    "host",  "--name",
-            name,      "--",  self(), "--app", marker_, std::to_string(number(0, 40))};
+    Argv words = {"machine", "run", "-a", kApp, "--name", name};
+    std::ranges::copy(platform_->app(marker_, number(0, 40)), std::back_inserter(words));
+    return words;
   }
-  static std::string self() { return fs::read_symlink("/proc/self/exe").string(); }
 
   int number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
 
@@ -147,6 +171,10 @@ class Campaign {
           const std::string name = "S_" + std::to_string(number(1, 8)) + "_" + std::to_string(i);
           done.secrets[name] = value(false);
           command.push_back(name + "=" + done.secrets[name]);
+        }
+        if (!platform_->file().empty()) {
+          done.secrets["S_FILE"] = value(false);
+          command.push_back("S_FILE=" + done.secrets["S_FILE"]);
         }
         if (stage) command.push_back("--stage");
       };
@@ -170,7 +198,7 @@ class Campaign {
         done.machines["m2"] = to;
       };
     };
-    return {
+    std::vector<Operation> all = {
         {"set --stage", set(true)},
         {"import", import(true)},
         {"machine run",
@@ -199,7 +227,22 @@ class Campaign {
          }},
         {"run",
          [](Argv &command, std::string &, Model &) { command = {"run", "-a", kApp, "--", "/bin/true"}; }},
+        {kAppDies, [](Argv &command, std::string &, Model &) { command.clear(); }},
     };
+    // What stores and boots nothing is not told by how Machines are.
+    if (settings_.agent)
+      std::erase_if(all, [](const Operation &o) {
+        return o.name == "set --stage" || o.name.starts_with("import") || o.name == "deploy" ||
+               o.name == "run";
+      });
+    else
+      std::erase_if(all, [](const Operation &o) { return o.name == kAppDies; });
+    // Containers take their time: only what touches them.
+    if (settings_.runtime == "docker")
+      std::erase_if(all, [](const Operation &o) {
+        return o.name == "set --stage" || o.name.starts_with("import") || o.name == "run";
+      });
+    return all;
   }
 
   std::string count_up(Model &done) {
@@ -210,12 +253,12 @@ class Campaign {
 
   // ---- a round ----
   void learn(Operation &o) {
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < (settings_.runtime == "docker" ? 1 : 2); ++i) {
       Argv command;
       std::string input;
       Model done = model_;
       o.prepare(command, input, done);
-      const Outcome outcome = attempt(command, input);
+      const Outcome outcome = command.empty() ? app_dies() : attempt(command, input);
       if (outcome.code != 0) throw Broken{"`" + o.name + "` failed without a kill"};
       o.seconds = o.seconds == 0 ? outcome.seconds : (o.seconds + outcome.seconds) / 2;
       model_ = done;
@@ -233,9 +276,29 @@ class Campaign {
     for (const auto &[name, started] : model_.machines)
       if (!done.machines.contains(name) && o.name != "machine destroy") done.machines[name] = started;
     const Kill kill{std::uniform_real_distribution<double>(0, 1.1 * o.seconds)(random_), number(0, 1) == 1};
-    story_ += "  " + o.name + ": killed " + (kill.group ? "with its group " : "") + "after " +
-              std::to_string(kill.after_seconds) + " s\n";
-    const Outcome outcome = attempt(command, input, &kill);
+    // The agent is killed in the midst of the command, or while it tidies up behind one that was killed.
+    const bool kill_cli = !command.empty() && (!settings_.agent || round % 2 == 0);
+    const bool kill_agent = settings_.agent && (!kill_cli || number(0, 1) == 1);
+    const double agent_after =
+        kill_cli ? kill.after_seconds + std::uniform_real_distribution<double>(0, 3)(random_)
+                 : kill.after_seconds;
+    const std::string moment = kill_cli ? std::string(" killed ") + (kill.group ? "with its group " : "") +
+                                              "after " + std::to_string(kill.after_seconds) + " s"
+                                        : "";
+    story_ += "  " + o.name + ":" + moment;
+    if (kill_agent) story_ += " agent killed after " + std::to_string(agent_after) + " s";
+    story_ += "\n";
+    std::thread killer;
+    if (kill_agent) killer = std::thread([&] { restart_agent(agent_after); });
+    Outcome outcome;
+    try {
+      outcome = command.empty() ? app_dies() : attempt(command, input, kill_cli ? &kill : nullptr);
+    } catch (const Broken &) {
+      if (killer.joinable()) killer.join();
+      throw;
+    }
+    if (killer.joinable()) killer.join();
+    if (kill_agent) ++o.agent_killed;
     ++o.rounds;
     const bool acknowledged = outcome.code == 0;
     if (acknowledged) {
@@ -246,6 +309,8 @@ class Campaign {
     } else {
       throw Broken{"`" + o.name + "` failed by itself"};
     }
+
+    if (settings_.agent) agent_ends_it(acknowledged ? std::nullopt : std::optional(model_), done);
 
     // Reading works at once.
     coffer({"secrets", "list", "-a", kApp});
@@ -270,6 +335,88 @@ class Campaign {
     model_ = is_done ? done : model_;
     model_.secrets["S_NEXT"] = next;
     settle();
+  }
+
+  // ---- the agent ----
+  void start_agent() {
+    if (!settings_.agent) return;
+    const std::vector<std::string> variables = environment();
+    std::vector<char *> words;
+    for (const std::string &v : variables) words.push_back(const_cast<char *>(v.c_str()));
+    words.push_back(nullptr);
+    const fs::path log = folder_.path() / "agent.log";
+    agent_ = fork();
+    if (agent_ != 0) return;
+    const int null = open("/dev/null", O_RDWR), out = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+    for (const auto &[from, to] : {std::pair(null, 0), std::pair(out, 1), std::pair(out, 2)}) dup2(from, to);
+    execle(settings_.coffer.c_str(), "coffer", "agent", nullptr, words.data());
+    _exit(127);
+  }
+
+  void stop_agent() {
+    if (agent_ <= 0) return;
+    ::kill(agent_, SIGKILL);
+    waitpid(agent_, nullptr, 0);
+    agent_ = 0;
+  }
+
+  void restart_agent(double after_seconds) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(after_seconds));
+    stop_agent();
+    start_agent();
+  }
+
+  // Machine m1 loses its app to `kill -9`; over when it has another one.
+  Outcome app_dies() {
+    const auto begin = std::chrono::steady_clock::now();
+    listed();
+    const std::string id = id_of_["m1"];
+    const auto of_m1 = [&]() -> pid_t {
+      const std::vector<Process> all = processes_with(marker_);
+      const auto at = std::ranges::find(all, id, &Process::machine);
+      return at == all.end() ? 0 : at->pid;
+    };
+    const pid_t before = of_m1();
+    if (!before) throw Broken{"Machine m1 has no app"};
+    ::kill(before, SIGKILL);
+    eventually([&] {
+      if (const pid_t now = of_m1(); !now || now == before) throw Broken{"Machine m1 is not started again"};
+    });
+    Outcome o;
+    o.code = 0;
+    o.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return o;
+  }
+
+  // Until `body` does not throw Broken.  What is waited for is the agent's doing, of which nobody is told.
+  template <class F>
+  void eventually(F &&body) {
+    const auto deadline = std::chrono::steady_clock::now() + kAgentPatience;
+    for (;;) {
+      const std::string story = story_;
+      try {
+        return body();
+      } catch (const Broken &b) {
+        if (std::chrono::steady_clock::now() > deadline)
+          throw Broken{b.what + ", and the agent leaves it so"};
+      }
+      story_ = story;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+  }
+
+  // Without any further command that changes something.
+  void agent_ends_it(const std::optional<Model> &undone, const Model &done) {
+    const auto begin = std::chrono::steady_clock::now();
+    eventually([&] { check(undone, done, std::nullopt); });
+    const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    slowest_ = std::max(slowest_, took);
+    story_ += "  the agent had it as wanted after " + std::to_string(took) + " s\n";
+    int status = 0;
+    if (waitpid(agent_, &status, WNOHANG) == agent_) {
+      agent_ = 0;
+      throw Broken{"the agent ended by itself, see agent.log"};
+    }
   }
 
   // Back to two started Machines.
@@ -305,14 +452,7 @@ class Campaign {
         throw Broken{"Machine " + name + " is " + state + ", and has " + std::to_string(n) + " processes"};
     }
     if (running.size() != started) throw Broken{"a process belongs to no listed Machine"};
-    if (const size_t n = supervisors_below(home_ / "machines").size(); n != started)
-      throw Broken{std::to_string(started) + " Machines are started, and " + std::to_string(n) +
-                   " supervisors run"};
-    std::set<std::string> folders;
-    for (const auto &entry : fs::directory_iterator(home_ / "machines"))
-      if (entry.path().filename() != ".lock") folders.insert(entry.path().filename());
-    if (folders != std::set<std::string>(instances_.begin(), instances_.end()))
-      throw Broken{"the Machine folders are not those of the listed Machines"};
+    platform_->check({instances_.begin(), instances_.end()}, started);
     return running;
   }
 
@@ -349,7 +489,7 @@ class Campaign {
   }
 
   // True: `done` holds; false: `undone` does.
-  bool check(const std::optional<Model> &undone, const Model &done, const std::string &next) {
+  bool check(const std::optional<Model> &undone, const Model &done, const std::optional<std::string> &next) {
     const auto states = listed();
     const std::vector<Process> running = check_processes(states);
     check_stores();
@@ -359,11 +499,13 @@ class Campaign {
       for (const auto &[name, started] : m.machines)
         if (!states.contains(name) || (states.at(name) == "started") != started) return false;
       Secrets wanted = m.secrets;
-      wanted["S_NEXT"] = next;
+      if (next) wanted["S_NEXT"] = *next;
       return std::ranges::all_of(running, [&](const Process &p) {
         Secrets have;
         for (const auto &[name, v] : p.env)
           if (name.starts_with("S_")) have.emplace(name, v);
+        if (!platform_->file().empty())
+          have.emplace("S_FILE", read_all("/proc/" + std::to_string(p.pid) + "/root" + platform_->file()));
         return have == wanted;
       });
     };
@@ -375,17 +517,20 @@ class Campaign {
   }
 
   void print(const std::vector<Operation> &operations) const {
-    std::printf("\nstorage-%s, seed %" PRIu64 "\n%-18s %7s %7s %13s %7s %7s %9s\n", storage_.c_str(),
-                settings_.seed, "command", "rounds", "killed", "acknowledged", "done", "undone", "takes");
+    std::printf("\nstorage-%s, %s%s, seed %" PRIu64 "\n%-18s %7s %7s %13s %7s %7s %9s\n", storage_.c_str(),
+                platform_->name().c_str(), settings_.agent ? ", agent" : "", settings_.seed, "command",
+                "rounds", "killed", "acknowledged", "done", "undone", "takes");
     Operation sum;
     for (const Operation &o : operations) {
       std::printf("%-18s %7d %7d %13d %7d %7d %6.0f ms\n", o.name.c_str(), o.rounds, o.killed, o.acknowledged,
                   o.done, o.undone, o.seconds * 1000);
       sum.rounds += o.rounds, sum.killed += o.killed, sum.acknowledged += o.acknowledged;
-      sum.done += o.done, sum.undone += o.undone;
+      sum.done += o.done, sum.undone += o.undone, sum.agent_killed += o.agent_killed;
     }
     std::printf("%-18s %7d %7d %13d %7d %7d   recovered %d of %d\n", "all", sum.rounds, sum.killed,
                 sum.acknowledged, sum.done, sum.undone, sum.done + sum.undone, sum.killed);
+    if (settings_.agent)
+      std::printf("agent killed %d times; Machines as wanted within %.1f s\n", sum.agent_killed, slowest_);
     std::fflush(stdout);
   }
 
@@ -400,12 +545,19 @@ class Campaign {
   std::vector<std::string> ids_, instances_;
   std::map<std::string, std::string> id_of_;
   std::string story_;  // of the round
+  std::unique_ptr<Platform> platform_;
+  pid_t agent_ = 0;
+  double slowest_ = 0;  // of what was left to the agent
 };
 
 constexpr const char *kHelp =
-    "kill_campaign COFFER [--rounds N] [--seed N] [--storage sqlite|file] [--only COMMAND] [--verbose]\n"
+    "kill_campaign COFFER [--rounds N] [--seed N] [--storage sqlite|file] [--only COMMAND] [--agent]\n"
+    "              [--runtime docker [--image IMAGE]] [--verbose]\n"
     "\n"
     "kill -9 of COFFER at N random moments (default 200) on each storage, and what must hold afterwards.\n"
+    "--agent: beside `coffer agent`, which is killed too; Machines are looked after without a further "
+    "command.\n"
+    "--runtime docker: on the engine at DOCKER_HOST, as root; IMAGE holds tests/docker/app.c.\n"
     "ctest runs 40 rounds with a new seed each time; the seed of a failure repeats its choices.\n";
 
 int main_of(int argc, char **argv) {
@@ -423,6 +575,12 @@ int main_of(int argc, char **argv) {
       s.storages = {next()};
     else if (word == "--only")
       s.only = next();
+    else if (word == "--runtime")
+      s.runtime = next();
+    else if (word == "--image")
+      s.image = next();
+    else if (word == "--agent")
+      s.agent = true;
     else if (word == "--verbose")
       s.verbose = true;
     else if (word[0] != '-' && s.coffer.empty())

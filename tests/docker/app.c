@@ -1,5 +1,5 @@
 // The only file of the image coffer-test/static: says what it is asked, and needs nothing of its image.
-//   app sleep            waits; on SIGTERM prints "got TERM" and ends with 0
+//   app sleep [MS]       waits; on SIGTERM prints "got TERM" and ends with 0, MS milliseconds later
 //   app ignore-term      waits, and SIGTERM does nothing
 //   app env NAME         prints the variable, or ends with 1 when there is none
 //   app file PATH        prints the file
@@ -19,7 +19,7 @@ static int fail(const char *what) {
   return 1;
 }
 
-static int wait_for_signals(int ends_at_term) {
+static int wait_for_signals(int ends_at_term, int delay_ms) {
   sigset_t set;
   int got = 0;
   sigemptyset(&set);
@@ -30,6 +30,8 @@ static int wait_for_signals(int ends_at_term) {
   do sigwait(&set, &got);
   while (!ends_at_term);
   puts("got TERM");
+  fflush(stdout);
+  usleep((useconds_t)delay_ms * 1000);
   return 0;
 }
 
@@ -45,8 +47,8 @@ static int print_file(const char *path) {
 int main(int argc, char **argv) {
   const char *verb = argc > 1 ? argv[1] : "sleep";
   const char *operand = argc > 2 ? argv[2] : "";
-  if (!strcmp(verb, "sleep")) return wait_for_signals(1);
-  if (!strcmp(verb, "ignore-term")) return wait_for_signals(0);
+  if (!strcmp(verb, "sleep")) return wait_for_signals(1, atoi(operand));
+  if (!strcmp(verb, "ignore-term")) return wait_for_signals(0, 0);
   if (!strcmp(verb, "file")) return print_file(operand);
   if (!strcmp(verb, "exit")) return atoi(operand);
   if (!strcmp(verb, "pid")) return printf("%d\n", (int)getpid()) < 0;
