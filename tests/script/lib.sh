@@ -67,7 +67,7 @@ failed() {
   exit 1
 }
 
-step() { echo "== $*"; }
+step() { echo "== $* ($SECONDS s)"; }
 
 # expect_code N COMMAND...: runs it and wants exit code N.  Standard output is left in $OUTPUTS/out, standard error in
 # $OUTPUTS/err, and both are kept for `nowhere`.  The command is not shown: a value may stand in it.

@@ -300,7 +300,7 @@ stops_by() { # WORD OPTION...
   local word=$1
   shift
   ok coffer machine run --name worker --process worker --file "$guest/BINARY=BINARY" "$@"
-  timeout 60 grep -qm1 up <(coffer machine logs -f worker)
+  timeout 60 grep -qm1 up <(coffer machine logs -f worker 2>/dev/null)
   ok coffer machine stop worker
   ok coffer machine logs worker
   says "$word"
@@ -359,11 +359,20 @@ migrate "$storage" moved-2
 step "destroy"
 expect_code 130 coffer apps destroy web </dev/null
 ok coffer machine destroy -a web two --force
-[ "$runtime" != process ] || [ -n "$(processes_of "$COFFER_HOME")" ] || failed "no process of a started Machine is found"
+app=$(field '.[0].id' apps list)
+# What there is of the App's Machines, whatever runs them.
+left_of_machines() {
+  case $runtime in
+    process) processes_of "$COFFER_HOME" ;;
+    docker) docker ps -aq --filter "label=coffer.app=$app" ;;
+  esac
+}
+[ -n "$(left_of_machines)" ] || failed "nothing of a started Machine is found"
 ok coffer apps destroy web -y
 expect_code 3 coffer secrets list -a web
+same "" "$(left_of_machines)" "what the App's Machines left"
 same "" "$(processes_of "$COFFER_HOME")" "processes after the App was destroyed"
-same 0 "$(find "$COFFER_HOME/machines" -mindepth 1 -type d | grep -c .)" "folders of Machines"
+same "" "$(find "$COFFER_HOME/machines" -mindepth 1 ! -name .lock)" "what Machines left in COFFER_HOME"
 ok coffer apps create web
 ok coffer secrets list -a web -j
 json '. == []'
