@@ -181,6 +181,8 @@ Result<void> Agent::recover(Held &held) {
       COFFER_TRY(const InstanceStatus old, rt->inspect(m.current->handle));
       if (old.state != COFFER_M_STARTED) m.state = State::kStarting;
     }
+    // The end may have come between a delivery's file and the instance.
+    if (found.empty()) COFFER_CHECK(rt->sweep());
     m.pending.reset();
     COFFER_CHECK(save(held));
   } else if (m.state == State::kStopping) {
