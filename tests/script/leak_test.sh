@@ -6,10 +6,6 @@ set -euo pipefail
 begin "$1"
 guest=$WORK/guest
 
-canary() { # letters and digits, long enough for no chance hit
-  printf canary
-  od -An -N12 -tx1 /dev/urandom | tr -d ' \n' | tr 'a-f0-9' 'G-LM-V'
-}
 declare -A value
 for kind in argument standard_input file dotenv file_in_machine failing bad_line mistake held; do
   value[$kind]=$(canary)

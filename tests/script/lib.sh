@@ -24,6 +24,9 @@ begin() {
   trap 'exit 130' INT TERM
 }
 
+# What a script has to end itself, redefined by it: called when its Machines are destroyed.
+at_end() { :; }
+
 end_of_test() {
   local code=$? home app pid
   trap - EXIT
@@ -38,6 +41,7 @@ end_of_test() {
       COFFER_HOME=$home coffer apps destroy "$app" -y >/dev/null 2>&1
     done
   done
+  at_end
   # What a broken home could not destroy, and what the script itself left running: all name WORK.
   for pid in $(processes_of "$WORK"); do kill -KILL "$pid" 2>/dev/null; done
   cd /
@@ -112,6 +116,12 @@ eventually() {
     [ "$SECONDS" -lt "$deadline" ] || failed "did not happen in time: $*"
     sleep 0.02
   done
+}
+
+# A value to look for: letters and digits, long enough for no chance hit.
+canary() {
+  printf canary
+  od -An -N12 -tx1 /dev/urandom | tr -d ' \n' | tr 'a-f0-9' 'G-LM-V'
 }
 
 # forms TEXT: the forms in which TEXT could lie somewhere, one a line: itself, hex, and base64 at each of the three
