@@ -27,7 +27,11 @@ Result<void> lock_host(const Home &home) {
   if (fd < 0)
     return fail(errno == EACCES ? ErrorCode::kPermissionDenied : ErrorCode::kUnavailable,
                 "cannot open " + file + ": " + std::strerror(errno));
-  if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return {};
+  // More than once: who only asks whether an agent runs (Home::agent_runs) has it for a moment, too.
+  for (int tries = 0; tries < 10; ++tries) {
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return {};
+    ::usleep(10'000);
+  }
   return fail(ErrorCode::kFailedPrecondition, "an agent runs already for " + home.dir().string(),
               "Stop that one first, or leave it: one is enough.");
 }

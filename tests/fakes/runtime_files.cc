@@ -10,8 +10,8 @@
 //   stopped-with                   signal and timeout of the last stop
 //   instances/ID/env-NAME          plain variables; the secret ones come at start
 //   instances/ID/file-NAME         files, '/' written ','; mode-NAME beside them
-// It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list, fail-image,
-// fail-events (faults.h).  The last ends events() as well that is already listening.
+// It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list,
+// fail-image, fail-events (faults.h).  The last ends events() as well that is already listening.
 #include <poll.h>
 #include <sys/inotify.h>
 #include <unistd.h>

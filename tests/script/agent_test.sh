@@ -114,6 +114,17 @@ eventually 20 is still state started
 different "$before" "$(machine still instance_id)"
 same third-value "$(inside_env still SECRET)"
 
+if [ "$runtime" = docker ]; then
+  step "docker restart: the container gets no secrets a second time, and is replaced"
+  before=$(machine still instance_id)
+  docker restart "$(docker ps -q --filter "label=coffer.instance=$before")" >/dev/null
+  replaced() { is still state started && ! is still instance_id "$before"; }
+  eventually 40 replaced
+  grep -q 'Machine still .* ended with exit code 78, restarting' "$OUTPUTS/agent" || failed "the end is not in the log"
+  same third-value "$(inside_env still SECRET)"
+  exactly_once || failed "instances are left"
+fi
+
 step "kill -9 of the agent, and a new one: each Machine once"
 for ms in 0 30 60 100 150 250; do
   signal crash USR1
