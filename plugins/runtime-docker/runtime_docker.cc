@@ -222,6 +222,10 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
       throw refusal(a, "the container cannot be created");
     }
     warn_of_volumes(spec, image, reference);
+    if (!places.files.empty() && ::geteuid() != 0)
+      sdk::Host::log(COFFER_LOG_WARN, "runtime-docker",
+                     "file secrets are readable for every user in the container (mode 0444): only root can "
+                     "give them another owner");
     coffer_machine_status made{};
     made.state = COFFER_M_CREATED;
     made.created_ns = wall_ns();
