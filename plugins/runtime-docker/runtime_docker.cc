@@ -36,7 +36,7 @@ using sdk::Error;
 using sdk::view;
 
 constexpr int kExitFrame = 78, kExitNotRunnable = 126, kExitNotFound = 127;
-constexpr int kLookAgainMs = 1;
+constexpr int kLookAgainMs = 1, kLooksPerInspection = 500;
 constexpr int kKillPatienceMs = 10'000, kEndSeenMs = 10'000;
 constexpr std::string_view kInitSays = "coffer-init: ";
 
@@ -264,7 +264,10 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     // The frame goes out when coffer-init is seen there: then the next program that is seen is the app.
     const std::optional<Container> running =
         wait_for_first(call, h.container, [](FirstProcess f) { return f == FirstProcess::kInit; });
-    if (!running) return judge_end(call, h.container);
+    if (!running) {
+      judge_end(call, h.container);
+      throw Error{COFFER_FAILED_PRECONDITION, "the container ended before its app was started"};
+    }
     // A reader that is gone has said why.
     if (input->write(call, frame.data(), frame.size())) input->finish_writing();
     if (!wait_for_first(call, h.container, [](FirstProcess f) { return f == FirstProcess::kApp; }, running))
@@ -638,12 +641,16 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     for (;; c.reset()) {
       if (!c) c = find(call, id);
       if (!c || !c->running()) return std::nullopt;
+      // Nothing would ever change, and nobody else could change this Machine.
+      if (c->status == "paused")
+        throw Error{COFFER_FAILED_PRECONDITION, "the container was paused while it started"};
       const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, c->pid, 0)));
-      while (process) {
+      bool ended = !process;
+      for (int looks = 0; !ended && looks < kLooksPerInspection; ++looks) {
         if (wanted(first_process(c->pid))) return c;
-        if (wait_for(call, process.get(), POLLIN, kLookAgainMs)) break;
+        ended = wait_for(call, process.get(), POLLIN, kLookAgainMs);
       }
-      await_end(call, id, -1);  // the engine needs a moment to see it, too
+      if (ended) await_end(call, id, -1);  // the engine needs a moment to see it, too
     }
   }
 
