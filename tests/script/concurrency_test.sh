@@ -1,10 +1,12 @@
 #!/bin/bash
-# concurrency_test.sh COFFER [STORAGE]: several coffer processes at once: no lost update, no deadlock, no half-done roll-out.
+# concurrency_test.sh COFFER [STORAGE [RUNTIME IMAGE]]: several coffer processes at once: no lost update, no deadlock, no half-done roll-out.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 begin "$1"
 storage=${2:-sqlite}
-ok coffer init --storage "$storage"
+runtime=${3:-process}
+export image=${4:-host}
+ok coffer init --storage "$storage" --runtime "$runtime"
 ok coffer apps create web
 
 machine() { field ".[] | select(.name == \"$1\") | .$2" machine list -a web; }
@@ -71,9 +73,9 @@ done
 ok coffer vault check
 
 step "roll-outs at once: no deadlock, and all Machines end on the newest manifest"
-ok coffer machine run -a web --name one host -- sleep 1000000
-ok coffer machine run -a web --name two host -- sleep 1000000
-ok coffer machine run -a web --name three host -- sleep 1000000
+ok coffer machine run -a web --name one "$image" -- sleep 1000000
+ok coffer machine run -a web --name two "$image" -- sleep 1000000
+ok coffer machine run -a web --name three "$image" -- sleep 1000000
 ok coffer machine stop -a web three
 at_once 5 coffer secrets set -a web ROLLED=r{} M{}=m{}
 all_zero
@@ -90,7 +92,7 @@ at_once 6 sh -c 'case {} in
   3) coffer machine stop -a web two ;;
   4) coffer machine start -a web three ;;
   5) coffer secrets set -a web MIXED=1 ;;
-  6) coffer machine run -a web --name four host -- sleep 1000000 ;;
+  6) coffer machine run -a web --name four "$image" -- sleep 1000000 ;;
 esac'
 # A restart that another one or the set has overtaken is a conflict.
 case ${codes[0]},${codes[1]} in 0,0 | 0,4 | 4,0 | 4,4) ;; *) failed "exit codes of restart: ${codes[*]}" ;; esac
@@ -111,8 +113,8 @@ ok coffer machine destroy -a web two
 ok coffer machine destroy -a web three --force
 # Takes two seconds to end.
 slow=(sh -c 'trap "sleep 2; exit" TERM; while :; do sleep 1000000 & wait; done')
-ok coffer machine run -a web --name slow-1 host -- "${slow[@]}"
-ok coffer machine run -a web --name slow-2 host -- "${slow[@]}"
+ok coffer machine run -a web --name slow-1 "$image" -- "${slow[@]}"
+ok coffer machine run -a web --name slow-2 "$image" -- "${slow[@]}"
 interrupted_set() { # SIGNAL LINE NAME=VALUE: sends SIGNAL when LINE is on its standard error; exit code in $code
   : >set.err
   coffer secrets set -a web "$3" >set.out 2>set.err &
@@ -168,7 +170,7 @@ set +m
 step "two Machines of one name at once: one is made"
 pids=()
 for _ in 1 2 3 4 5; do
-  coffer machine run -q -a web --name twin host -- sleep 1000000 >/dev/null 2>&1 &
+  coffer machine run -q -a web --name twin "$image" -- sleep 1000000 >/dev/null 2>&1 &
   pids+=($!)
 done
 made=0
