@@ -30,8 +30,7 @@ std::string listed(const Names &names) {
 }
 
 void same(const std::string &what, const Names &there, const Names &wanted) {
-  if (there != wanted)
-    throw Broken{what + ":" + listed(there) + "; the listed Machines' instances:" + listed(wanted)};
+  if (there != wanted) throw Broken{what + ":" + listed(there) + "; expected:" + listed(wanted)};
 }
 
 class ProcessPlatform : public Platform {
@@ -95,7 +94,8 @@ class DockerPlatform : public Platform {
       throw Broken{std::to_string(started) + " Machines are started, and" + listed(running) + " run"};
     Names folders;
     for (const std::string &engine : names_in(files_)) folders.merge(names_in(files_ / engine));
-    same("folders of file secrets", folders, instances);
+    // A stopped instance is never started again.
+    same("folders of file secrets", folders, running);
     // An instance that was never started has no note.
     Names notes = names_in(home_ / "machines");
     for (const std::string &instance : instances) notes.erase(instance);

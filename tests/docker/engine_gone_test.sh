@@ -143,6 +143,22 @@ for verb in kill restart; do
   if [ -n "$(field '.[] | select(.name == "m3").name' machine list)" ]; then ok coffer machine destroy --force m3; fi
   wanted "$n" m1 m2
 done
+
+step "with an agent, no command is needed"
+coffer agent 2>"$WORK/agent.log" &
+agent=$!
+settled() { (wanted "$@") >/dev/null 2>&1; }
+for verb in restart kill; do
+  "$dockerd" "$verb" "$ENGINE_DIR"
+  "$dockerd" start "$ENGINE_DIR"
+  eventually 60 settled "$n" m1 m2
+  in_mid_boot "$verb" starting coffer machine restart m1
+  eventually 60 settled "$n" m1 m2
+done
+kill -TERM "$agent"
+wait "$agent" || failed "the agent ended with $?"
+wanted "$n" m1 m2 # they go on without it
+
 ok coffer apps destroy web -y
 same "$(docker ps -aq)" "" containers
 same "$(ls "$files"/docker-*)" "" "folders of file secrets"
