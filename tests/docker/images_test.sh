@@ -9,10 +9,11 @@ begin "$1"
 # An engine of this test alone, on a disk of its own that can be full.
 dockerd=$here/../../scripts/dockerd
 engine=$WORK/engine
+files=docker-$(printf %s "unix://$("$dockerd" socket "$engine")" | sha1sum | cut -c1-12)
 at_end() {
   "$dockerd" stop "$engine"
   umount "$engine" 2>/dev/null
-  rm -rf "/dev/shm/coffer-$user"
+  rm -rf "/dev/shm/coffer-$user" "/run/coffer/${files:?}"
 }
 user=61234 # nobody's number
 mkdir "$engine"
@@ -23,7 +24,6 @@ socket=$("$dockerd" socket "$engine")
 export DOCKER_HOST=unix://$socket
 unset DOCKER_CONTEXT
 COFFER_TEST_DOCKER=$DOCKER_HOST "$here/images"
-files=docker-$(printf %s "$DOCKER_HOST" | sha1sum | cut -c1-12)
 
 # What there is of Machines: containers, volumes, file secrets, notes.
 there() {

@@ -10,7 +10,11 @@ begin "$1"
 # An engine of this test alone: what is looked through is small, and all of it is this test's.
 dockerd=$here/../../scripts/dockerd
 engine=$WORK/engine
-at_end() { "$dockerd" stop "$engine"; }
+files=/run/coffer/docker-$(printf %s "unix://$("$dockerd" socket "$engine")" | sha1sum | cut -c1-12) # the file secrets of this engine
+at_end() {
+  "$dockerd" stop "$engine"
+  rm -rf "${files:?}"
+}
 "$dockerd" start "$engine"
 name=$(basename "$(dirname "$("$dockerd" socket "$engine")")")
 export DOCKER_HOST
@@ -21,7 +25,6 @@ echo '{"debug": true}' >"$engine/run/daemon.json"
 kill -HUP "$("$dockerd" pid "$engine")"
 says_all() { docker version >/dev/null && grep -q level=debug "$engine/dockerd.log"; }
 eventually 10 says_all
-files=/run/coffer/docker-$(printf %s "$DOCKER_HOST" | sha1sum | cut -c1-12) # the file secrets of this engine
 v() { expect_code "$1" coffer --verbose "${@:2}"; }
 
 declare -A value
