@@ -21,7 +21,6 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
-#include <fstream>
 #include <map>
 
 #include "container.h"
@@ -52,10 +51,15 @@ std::string seconds(int64_t ns) {
   return std::to_string(ns / 1'000'000'000) + "." + nanos;
 }
 
-// A file of /proc.
+// A file of /proc; "" for what has just gone.  Not by an ifstream, which throws when a read fails, as it does
+// then.
 std::string read_file(const std::string &path) {
-  std::ifstream in(path, std::ios::binary);
-  return std::string(std::istreambuf_iterator<char>(in), {});
+  std::string out;
+  const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  char buffer[4096];
+  for (ssize_t n; file && (n = ::read(file.get(), buffer, sizeof buffer)) > 0;)
+    out.append(buffer, static_cast<size_t>(n));
+  return out;
 }
 
 // What the first process of a container is: not yet coffer-init (the engine's helper is to become it),
