@@ -26,7 +26,7 @@ signal() { # NAME SIGNAL: to the app of a Machine
 instances() {
   case $runtime in
     process) find "$COFFER_HOME/machines" -mindepth 1 -maxdepth 1 -name '[^.]*' -printf '%f\n' ;;
-    *) docker ps -a --filter label=coffer.host --format '{{.Label "coffer.instance"}}' ;;
+    *) docker ps -a --filter "label=coffer.app=$(field '.[] | select(.name == "web") | .id' apps list)" --format '{{.Label "coffer.instance"}}' ;;
   esac | sort
 }
 known() { field '.[].instance_id' machine list -a web | sort; }
