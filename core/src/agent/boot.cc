@@ -1,5 +1,6 @@
 // One boot, in the order of agent.h.
 #include <algorithm>
+#include <future>
 #include <map>
 
 #include "coffer/agent/agent.h"
@@ -281,12 +282,18 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   COFFER_TRY(const std::vector<Delivery> deliveries, render(what, opened));
   if (cancelled()) return fail(ErrorCode::kCancelled, "interrupted");
 
+  // Set when the old instance is being removed: it was stopped and is never started again, so that this is
+  // done while the new one starts.
+  std::future<Result<void>> removal;
   if (m.current) {
     COFFER_TRY(const InstanceStatus old, rt->inspect(m.current->handle));
     if (old.state == COFFER_M_STARTED || old.state == COFFER_M_STARTING || old.state == COFFER_M_STOPPING) {
       step(m.machine, "stopping the old instance");
       old_stopped = true;
       COFFER_CHECK(rt->stop(m.current->handle, "", 0));
+      if (rt->concurrent())
+        removal = std::async(std::launch::async,
+                             [rt, handle = m.current->handle] { return rt->destroy(handle, true); });
     }
   }
   step(m.machine, "starting");
@@ -299,7 +306,7 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   }
   COFFER_TRY(const InstanceStatus started, rt->inspect(created.handle));
 
-  if (m.current) m.leftovers.push_back(m.current->handle);
+  if (m.current && !(removal.valid() && removal.get())) m.leftovers.push_back(m.current->handle);
   m.current = *m.pending;
   m.current->handle = started.handle;
   // By the platform's clock: an instance that shows another time was started again by somebody else.

@@ -58,6 +58,9 @@ class Runtime {
   static Result<Runtime> open(const PluginConfig &);
   uint32_t vias() const { return table_.vias; }
   uint32_t vias_exposed() const { return table_.vias_exposed; }
+  bool concurrent() const {  // else: one call at a time
+    return instance_.plugin().descriptor().flags & COFFER_PLUGIN_CONCURRENT;
+  }
 
   Result<InstanceStatus> create(const InstanceSpec &, const std::vector<Delivery> &places,
                                 const CallOptions & = {}) const;
