@@ -39,6 +39,10 @@ State from_runtime(uint32_t state) {
 
 }  // namespace
 
+bool cut_off(const MachineState &m) {
+  return (m.pending || m.state == State::kStarting) && !process_alive(m.lease_owner);
+}
+
 Agent Agent::create(Config config) { return Agent(std::move(config)); }
 
 std::pair<std::string, std::string> Agent::label() const {
@@ -342,7 +346,7 @@ Result<MachineView> Agent::view(const MachineState &m) const {
   v.state = m;
   v.now = m.state;
   v.message = m.message;
-  v.cut_off = (m.pending || m.state == State::kStarting) && !process_alive(m.lease_owner);
+  v.cut_off = cut_off(m);
   v.busy = !m.lease_owner.empty() && m.lease_owner != process_identity() && process_alive(m.lease_owner);
   if (!m.current || m.current->handle.empty()) return v;
   COFFER_TRY(const Runtime *rt, runtime());

@@ -114,6 +114,12 @@ Result<void> Deployer::recover(const App &app) {
 
 // Boots what a command that was cut off had stopped, or was about to start.
 Result<void> Deployer::resume(const App &app, std::string_view but, std::vector<std::string> &warnings) {
+  COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
+  COFFER_CHECK(check_fresh(app, stored));
+  // Mostly there is none, and then the runtime is not asked how each Machine is.
+  COFFER_TRY(const std::vector<MachineState> states, agent_.states());
+  if (std::ranges::none_of(states, [&](const auto &s) { return s.app_id == app.id() && cut_off(s); }))
+    return {};
   COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
   for (const MachineStatus &m : all) {
     if (m.stored.record.id == but || m.stored.record.desired != Desired::kStarted) continue;

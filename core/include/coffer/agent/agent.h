@@ -2,8 +2,8 @@
 //
 // Order of a boot (nothing is opened before it is needed; the old instance runs until the new one is ready):
 //   plan -> create the new instance -> machine token -> open -> render -> stop the old instance -> start the
-//   new one.  If a step fails, the new instance is removed; was the old one stopped by then, its launch spec
-//   is booted again.
+//   new one, and meanwhile remove the old one.  If a step fails, the new instance is removed; was the old one
+//   stopped by then, its launch spec is booted again.
 // Every Machine has a lease in the agent's own store, taken by a conditional commit: two processes never act
 // on one Machine at once, and who finds the lease of a process that died finishes or undoes what it was
 // doing. Thread rule: one thread at a time.
@@ -54,6 +54,9 @@ struct MachineState {
   std::optional<End> end;  // of `current`, once it was noted; stopped without one: by order
 };
 
+// A boot was cut off: the next boot finishes or undoes it.
+bool cut_off(const MachineState &);
+
 // A Machine as it is now.
 struct MachineView {
   MachineState state;
@@ -62,7 +65,7 @@ struct MachineView {
   std::optional<int32_t> exit_code;  // of an instance that ended
   int32_t exit_signal = 0;
   std::optional<InstanceStatus> instance;  // the runtime's word on `current`
-  bool cut_off = false;                    // a boot was cut off: the next boot finishes or undoes it
+  bool cut_off = false;                    // as above
   bool busy = false;                       // another process is booting or stopping it right now
 };
 
