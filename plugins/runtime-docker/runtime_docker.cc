@@ -115,7 +115,8 @@ bool would_end_by(int pid, int signal) {
     std::from_chars(digits, digits + 16, mask, 16);
     handled |= mask;
   }
-  return !(handled & (1ull << (signal - 1)));
+  // One that ended by it meanwhile, and that nobody has reaped, seems to handle none.
+  return !(handled & (1ull << (signal - 1))) && !has_ended(pid);
 }
 
 uint32_t state_of(const Container &c, bool stop_ordered) {
