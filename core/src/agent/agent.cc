@@ -231,19 +231,28 @@ Result<void> Agent::reserve(const AppId &app, std::string_view app_name, const s
   return {};
 }
 
+Result<void> Agent::stop_held(Held &held) {
+  COFFER_CHECK(recover(held));
+  MachineState &m = held.state;
+  if (m.current) {
+    step(m.machine, "stopping");
+    COFFER_TRY(const Runtime *rt, runtime());
+    COFFER_CHECK(rt->stop(m.current->handle, "", 0));
+  }
+  m.state = State::kStopped;
+  m.message.clear();
+  m.end.reset();
+  return {};
+}
+
 Result<void> Agent::stop(const std::string &machine) {
-  return with_lease<void>(machine, nullptr, [&](Held &held) -> Result<void> {
-    COFFER_CHECK(recover(held));
-    MachineState &m = held.state;
-    if (m.current) {
-      step(machine, "stopping");
-      COFFER_TRY(const Runtime *rt, runtime());
-      COFFER_CHECK(rt->stop(m.current->handle, "", 0));
-    }
-    m.state = State::kStopped;
-    m.message.clear();
-    m.end.reset();
-    return {};
+  return with_lease<void>(machine, nullptr, [&](Held &held) { return stop_held(held); });
+}
+
+Result<void> Agent::finish_stop(const MachineState &seen) {
+  return with_lease<void>(seen.machine, nullptr, [&](Held &held) -> Result<void> {
+    if (held.state.lease_attempt != seen.lease_attempt + 1) return {};  // ours is not the next one
+    return stop_held(held);
   });
 }
 

@@ -730,6 +730,22 @@ TEST_F(AgentTest, ACutOffBootThatHadNoInstanceYetIsForgotten) {
   EXPECT_EQ(view().now, State::kStarted);
 }
 
+TEST_F(AgentTest, AStopThatWasCutOffIsFinishedOnlyAsItWasSeen) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  ASSERT_TRUE(ok(agent_.announce(std::string(kMachine), State::kStopping)));
+  const MachineState seen = state();
+  ASSERT_TRUE(ok(agent_.boot_again(first)));
+  ASSERT_TRUE(ok(agent_.finish_stop(seen)));
+  EXPECT_EQ(view().now, State::kStarted);
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "state"), "started");
+
+  ASSERT_TRUE(ok(agent_.announce(std::string(kMachine), State::kStopping)));
+  ASSERT_TRUE(ok(agent_.finish_stop(state())));
+  EXPECT_EQ(view().now, State::kStopped);
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "state"), "stopped");
+}
+
 TEST_F(AgentTest, AReservedMachineIsNobodyElses) {
   ASSERT_TRUE(ok(agent_.reserve(filled<16>(1), "web", std::string(kMachine), "web-1")));
   EXPECT_EQ(state().lease_owner, process_identity());

@@ -41,10 +41,12 @@ Result<void> Deployer::check_fresh(const App &app, const std::vector<StoredMachi
   return {};
 }
 
-Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
+Result<std::vector<MachineStatus>> Deployer::machines(const App &app) { return machines(app, Ask::kRuntime); }
+
+Result<std::vector<MachineStatus>> Deployer::machines(const App &app, Ask whom) {
   COFFER_TRY(std::vector<StoredMachine> stored, vault_.machines(app));
   for (int tries = 1;; ++tries) {
-    auto all = look(app, stored);
+    auto all = look(app, stored, whom);
     if (all || tries == kMaxTries) return all;
     // Others may have destroyed or changed a Machine since it was listed.
     COFFER_TRY(std::vector<StoredMachine> now, vault_.machines(app));
@@ -53,21 +55,22 @@ Result<std::vector<MachineStatus>> Deployer::machines(const App &app) {
   }
 }
 
-Result<std::vector<MachineStatus>> Deployer::look(const App &app, const std::vector<StoredMachine> &stored) {
+Result<std::vector<MachineStatus>> Deployer::look(const App &app, const std::vector<StoredMachine> &stored,
+                                                  Ask whom) {
   COFFER_CHECK(check_fresh(app, stored));
   std::vector<MachineStatus> out;
   for (const StoredMachine &m : stored) {
-    COFFER_TRY(MachineStatus status, look(app, m));
+    COFFER_TRY(MachineStatus status, look(app, m, whom));
     if (status.spec.spec.config.kind != MachineKind::kLocal) out.push_back(std::move(status));
   }
   return out;
 }
 
-Result<MachineStatus> Deployer::look(const App &app, const StoredMachine &m) {
+Result<MachineStatus> Deployer::look(const App &app, const StoredMachine &m, Ask whom) {
   MachineStatus status;
   status.stored = m;
   COFFER_TRY(status.spec, vault_.spec(app, m.record, m.record.spec_number));
-  if (status.spec.spec.config.kind == MachineKind::kLocal) return status;
+  if (whom == Ask::kVault || status.spec.spec.config.kind == MachineKind::kLocal) return status;
   COFFER_TRY(const auto state, agent_.state(m.record.id));
   if (state) {
     COFFER_TRY(status.view, agent_.view(*state));
@@ -97,7 +100,7 @@ Result<void> Deployer::recover(const App &app) {
       COFFER_CHECK(undo_creation(app, m.record.id, 0));
     else if (left && m.record.desired == Desired::kStopped &&
              (state->state == State::kStopping || state->state == State::kStarting))
-      COFFER_CHECK(agent_.stop(m.record.id));
+      COFFER_CHECK(agent_.finish_stop(*state));  // `m` was read before it: the order may be another by now
     else if (left && (!state->lease_owner.empty() || state->pending || state->state == State::kStopping))
       COFFER_CHECK(agent_.finish_cut_off(m.record.id));
   }
@@ -114,9 +117,8 @@ Result<void> Deployer::recover(const App &app) {
 
 // Boots what a command that was cut off had stopped, or was about to start.
 Result<void> Deployer::resume(const App &app, std::string_view but, std::vector<std::string> &warnings) {
-  COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
-  COFFER_CHECK(check_fresh(app, stored));
-  // Mostly there is none, and then the runtime is not asked how each Machine is.
+  COFFER_CHECK(machines(app, Ask::kVault));  // a vault that is not sound is refused before anything is booted
+  // Mostly nothing was cut off, and then the runtime is not asked how each Machine is.
   COFFER_TRY(const std::vector<MachineState> states, agent_.states());
   if (std::ranges::none_of(states, [&](const auto &s) { return s.app_id == app.id() && cut_off(s); }))
     return {};
@@ -246,7 +248,7 @@ Result<MachineStatus> Deployer::look_at(const App &app, const MachineState &stat
   COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
   COFFER_CHECK(check_fresh(app, stored));
   for (const StoredMachine &m : stored)
-    if (m.record.id == state.machine) return look(app, m);
+    if (m.record.id == state.machine) return look(app, m, Ask::kRuntime);
   return fail(ErrorCode::kNotFound, "App " + app.name() + " has no Machine " + state.machine);
 }
 

@@ -140,6 +140,8 @@ class Agent {
   Result<void> reserve(const AppId &app, std::string_view app_name, const std::string &machine,
                        std::string_view name);
   Result<void> stop(const std::string &machine);
+  // Finishes a stop that was cut off: nothing when somebody else has got at the Machine since it was `seen`.
+  Result<void> finish_stop(const MachineState &seen);
   // Notes that an order to start (kStarting) or stop (kStopping) is about to be stored.  Rationale: this
   // store is trusted for freshness, the vault is not; without the note an old record put back would look like
   // an order.
@@ -181,6 +183,7 @@ class Agent {
   Result<void> save(Held &);
   Result<void> give_back(Held &);
   Result<void> recover(Held &);
+  Result<void> stop_held(Held &);
   Result<void> clear_leftovers(Held &);
   Result<Plan> plan(const BootOrder &, const LaunchSpec &, const std::set<std::string> *only,
                     uint32_t vias) const;

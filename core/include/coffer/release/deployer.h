@@ -101,8 +101,10 @@ class Deployer {
   // Finishes or undoes what a process that died has left: Machines never acknowledged, destroys begun.
   Result<void> recover(const App &);
   Result<void> check_fresh(const App &, const std::vector<StoredMachine> &) const;
-  Result<std::vector<MachineStatus>> look(const App &, const std::vector<StoredMachine> &);
-  Result<MachineStatus> look(const App &, const StoredMachine &);
+  enum class Ask { kVault, kRuntime };  // kVault: every launch spec is checked, `view` is not filled in
+  Result<std::vector<MachineStatus>> machines(const App &, Ask);
+  Result<std::vector<MachineStatus>> look(const App &, const std::vector<StoredMachine> &, Ask);
+  Result<MachineStatus> look(const App &, const StoredMachine &, Ask);
   // The Machines when nobody else is at work with one of them.
   Result<std::vector<MachineStatus>> settled_machines(const App &);
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
