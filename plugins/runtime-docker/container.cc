@@ -33,10 +33,6 @@ std::vector<std::string> texts(const Json &o, const char *key) {
   return out;
 }
 
-std::string text_of(const Json &o, const char *key) {
-  return o && o->has(key) && !o->isNull(key) ? o->getValue<std::string>(key) : "";
-}
-
 template <class T>
 T number_of(const Json &o, const char *key, T otherwise) {
   return o && o->has(key) && !o->isNull(key) ? o->getValue<T>(key) : otherwise;

@@ -10,7 +10,6 @@
 #include <Poco/StreamCopier.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -20,6 +19,8 @@
 #include <charconv>
 #include <cstring>
 #include <sstream>
+
+#include "posix.h"
 
 namespace coffer::runtime_docker {
 namespace {
@@ -130,6 +131,10 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
+std::string text_of(const Json &o, const char *key) {
+  return o && o->has(key) && !o->isNull(key) ? o->optValue<std::string>(key, "") : "";
+}
+
 std::string json_text(const Json &o) {
   std::ostringstream out;
   Poco::JSON::Stringifier::stringify(o, out);
@@ -191,14 +196,17 @@ class Engine::Session : public net::HTTPClientSession {
     socket().setReceiveTimeout(getTimeout());
     ::fcntl(socket().impl()->sockfd(), F_SETFD, FD_CLOEXEC);
   }
+  int fd() const { return const_cast<Session *>(this)->socket().impl()->sockfd(); }
   bool used = false;
 
  private:
   net::SocketAddress address_;
 };
 
-Engine::Engine(std::string endpoint)
-    : endpoint_(std::move(endpoint)), path_(endpoint_.substr(kScheme.size())) {}
+Engine::Engine(std::string endpoint, int answer_patience_ms)
+    : endpoint_(std::move(endpoint)),
+      path_(endpoint_.substr(kScheme.size())),
+      answer_patience_ms_(answer_patience_ms) {}
 Engine::~Engine() = default;
 
 bool Engine::endpoint_ok(std::string_view endpoint) {
@@ -234,32 +242,6 @@ auto contained(const std::string &endpoint, F &&body) {
   }
 }
 
-// A write to a socket whose reader is gone must not kill the host, and its signal handlers are not ours.
-class NoSigpipe {
- public:
-  NoSigpipe() {
-    ::sigemptyset(&pipe_);
-    ::sigaddset(&pipe_, SIGPIPE);
-    sigset_t pending;
-    ::sigpending(&pending);
-    was_pending_ = ::sigismember(&pending, SIGPIPE);
-    ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
-  }
-  NoSigpipe(const NoSigpipe &) = delete;
-  NoSigpipe &operator=(const NoSigpipe &) = delete;
-  ~NoSigpipe() {
-    const timespec now = {};
-    if (!was_pending_)
-      while (::sigtimedwait(&pipe_, nullptr, &now) < 0 && errno == EINTR) {
-      }
-    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-  }
-
- private:
-  sigset_t pipe_, before_;
-  bool was_pending_;
-};
-
 net::HTTPRequest make_request(const std::string &method, const std::string &path, const std::string &body,
                               const std::string &version, const Engine::Headers &headers) {
   net::HTTPRequest request(method, path, version);
@@ -277,10 +259,20 @@ std::unique_ptr<Engine::Session> Engine::connect(const Call &) const {
   return contained(endpoint_, [&] { return std::make_unique<Session>(path_); });
 }
 
+void Engine::await_answer(const Call &call, const Session &session) const {
+  if (wait_for(call, session.fd(), POLLIN, answer_patience_ms_)) return;
+  throw Error{COFFER_UNAVAILABLE,
+              "the Docker engine at " + endpoint_ + " takes requests, but does not answer them",
+              "",
+              0,
+              0,
+              "See whether `docker ps` answers; if it does not, restart the engine."};
+}
+
 Answer Engine::call(const Call &call, const std::string &method, const std::string &path,
                     const std::string &body, const Headers &headers) {
   const std::string full = prefix(call) + path;
-  const NoSigpipe quiet;
+  const runtime::NoSigpipe quiet;
   for (;;) {
     std::unique_ptr<Session> session;
     {
@@ -298,7 +290,7 @@ Answer Engine::call(const Call &call, const std::string &method, const std::stri
       std::ostream &out = session->sendRequest(request);
       out.write(body.data(), static_cast<std::streamsize>(body.size()));
       out.flush();
-      wait_for(call, session->socket().impl()->sockfd(), POLLIN);
+      await_answer(call, *session);
       net::HTTPResponse response;
       std::istream &in = session->receiveResponse(response);
       Answer a;
@@ -319,7 +311,7 @@ std::unique_ptr<Stream> Engine::stream(const Call &call, const std::string &meth
                                        const std::string &body, bool upgrade, Answer &refused,
                                        const Headers &headers) {
   const std::string full = prefix(call) + path;
-  const NoSigpipe quiet;
+  const runtime::NoSigpipe quiet;
   return contained(endpoint_, [&]() -> std::unique_ptr<Stream> {
     const std::unique_ptr<Session> session = connect(call);
     // HTTP/1.0: the body is not chunked and ends with the connection.
@@ -332,7 +324,7 @@ std::unique_ptr<Stream> Engine::stream(const Call &call, const std::string &meth
     std::ostream &out = session->sendRequest(request);
     out.write(body.data(), static_cast<std::streamsize>(body.size()));
     out.flush();
-    wait_for(call, session->socket().impl()->sockfd(), POLLIN);
+    await_answer(call, *session);
     net::HTTPResponse response;
     std::istream &in = session->receiveResponse(response);
     if (response.getStatus() >= 400) {
@@ -351,12 +343,12 @@ const Engine::Version &Engine::version(const Call &call) {
     const std::lock_guard lock(mutex_);
     if (version_) return *version_;
   }
-  const NoSigpipe quiet;
+  const runtime::NoSigpipe quiet;
   Version found = contained(endpoint_, [&] {
     const std::unique_ptr<Session> session = connect(call);
     net::HTTPRequest request = make_request("GET", "/version", "", net::HTTPMessage::HTTP_1_1, {});
     session->sendRequest(request).flush();
-    wait_for(call, session->socket().impl()->sockfd(), POLLIN);
+    await_answer(call, *session);
     net::HTTPResponse response;
     std::istream &in = session->receiveResponse(response);
     Answer a;

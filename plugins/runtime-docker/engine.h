@@ -55,8 +55,10 @@ class Stream {
 
 class Engine {
  public:
+  // How long an engine may take for the first byte of an answer: one that hangs must not hang its callers.
+  static constexpr int kAnswerPatienceMs = 120'000;
   // REQUIRES: endpoint_ok(endpoint).
-  explicit Engine(std::string endpoint);
+  explicit Engine(std::string endpoint, int answer_patience_ms = kAnswerPatienceMs);
   ~Engine();
   static bool endpoint_ok(std::string_view endpoint);  // "unix:///absolute/path"
   const std::string &endpoint() const { return endpoint_; }
@@ -80,8 +82,10 @@ class Engine {
  private:
   class Session;
   std::unique_ptr<Session> connect(const sdk::Call &) const;
+  void await_answer(const sdk::Call &, const Session &) const;
   std::string prefix(const sdk::Call &);
   std::string endpoint_, path_;
+  int answer_patience_ms_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Session>> idle_;
   std::optional<Version> version_;
@@ -94,6 +98,8 @@ sdk::Error refusal(const Answer &, const std::string &what);
 std::string escaped(std::string_view);
 
 std::string json_text(const Json &);
+// "" where there is none, or no text.
+std::string text_of(const Json &, const char *key);
 
 }  // namespace coffer::runtime_docker
 #endif

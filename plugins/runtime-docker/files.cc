@@ -76,10 +76,6 @@ void write_all(int fd, const uint8_t *data, size_t size) {
 
 }  // namespace
 
-Fd::~Fd() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
 SecretFiles SecretFiles::open(const std::string &wanted, const std::string &runtime_dir,
                               const std::string &engine) {
   std::string root;

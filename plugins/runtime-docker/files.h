@@ -8,26 +8,13 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include "posix.h"
 
 namespace coffer::runtime_docker {
 
-class Fd {
- public:
-  explicit Fd(int fd = -1) noexcept : fd_(fd) {}
-  Fd(Fd &&o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  Fd &operator=(Fd &&o) noexcept {
-    std::swap(fd_, o.fd_);
-    return *this;
-  }
-  ~Fd();
-  int get() const noexcept { return fd_; }
-  explicit operator bool() const noexcept { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
+using runtime::Fd;
 
 // File secrets of one engine's instances: ROOT/ENGINE/INSTANCE/N, folders 0700, in a tmpfs.
 class SecretFiles {

@@ -18,10 +18,6 @@ using sdk::Error;
 
 constexpr char kDockerHub[] = "https://index.docker.io/v1/";
 
-std::string text_of(const Json &o, const char *key) {
-  return o && o->has(key) && !o->isNull(key) ? o->optValue<std::string>(key, "") : "";
-}
-
 std::string base64url(const std::string &text) {
   std::ostringstream out;
   Poco::Base64Encoder encoder(out, Poco::BASE64_URL_ENCODING);

@@ -708,12 +708,16 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
 
   // Waits until the container does not run: true, or false after `timeout_ms` (-1: none).
   bool await_end(const Call &call, const std::string &id, int timeout_ms) {
+    const std::unique_ptr<Stream> end = end_of(call, id);
+    return !end || comes(call, *end, timeout_ms);
+  }
+  // Says something when the container does not run; nullptr: there is none.
+  std::unique_ptr<Stream> end_of(const Call &call, const std::string &id) {
     Answer refused;
-    const std::unique_ptr<Stream> end =
+    std::unique_ptr<Stream> end =
         engine_.stream(call, "POST", "/containers/" + id + "/wait?condition=not-running", "", false, refused);
-    if (!end && refused.status == 404) return true;
-    if (!end) throw refusal(refused, "the container cannot be waited for");
-    return comes(call, *end, timeout_ms);
+    if (!end && refused.status != 404) throw refusal(refused, "the container cannot be waited for");
+    return end;
   }
   static bool comes(const Call &call, Stream &end, int timeout_ms) {
     return end.has_ahead() || wait_for(call, end.fd(), POLLIN, timeout_ms);
@@ -727,11 +731,8 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
         timeout_ns ? timeout_ns / 1'000'000 : static_cast<uint64_t>(std::max(c.stop_timeout_s, 0)) * 1000;
     const bool ordered_before = notes_.stop_ordered(c.instance);
     notes_.note_stop_order(c.instance, true);
-    Answer refused;
-    const std::unique_ptr<Stream> end = engine_.stream(
-        call, "POST", "/containers/" + c.id + "/wait?condition=not-running", "", false, refused);
-    if (!end && refused.status == 404) return;
-    if (!end) throw refusal(refused, "the container cannot be waited for");
+    const std::unique_ptr<Stream> end = end_of(call, c.id);
+    if (!end) return;
     const auto kill = [&](const std::string &what) {
       const Answer a = engine_.call(call, "POST", "/containers/" + c.id + "/kill?signal=" + escaped(what));
       if (a.ok() || a.status == 404 || a.status == 409) return;  // gone, or not running any more

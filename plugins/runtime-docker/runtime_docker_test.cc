@@ -339,6 +339,20 @@ TEST_F(EngineTest, SilentOneEndsWithTheDeadlineAndWithCancellation) {
   canceller.join();
 }
 
+TEST_F(EngineTest, SilentOneEndsByItselfForACallerWithoutADeadline) {
+  const FakeEngine silent(socket(), "");
+  Engine engine("unix://" + socket(), 50);
+  TestCall call;
+  try {
+    engine.call(sdk::Call(call), "GET", "/containers/json");
+    ADD_FAILURE() << "it answered";
+  } catch (const sdk::Error &e) {
+    EXPECT_EQ(e.status, COFFER_UNAVAILABLE);
+    EXPECT_THAT(e.message, HasSubstr("does not answer"));
+    EXPECT_THAT(e.remedy, HasSubstr("docker ps"));
+  }
+}
+
 TEST_F(EngineTest, NonsenseIsAnErrorAndNotRepeated) {
   for (const std::string &answer : {"SECRET nonsense\r\n\r\n"s, http("SECRET"), http("[1]"),
                                     "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nSECRET"s,

@@ -21,10 +21,6 @@
 namespace coffer::runtime_process {
 using sdk::Error;
 
-void Fd::close() noexcept {
-  if (fd_ >= 0) ::close(std::exchange(fd_, -1));
-}
-
 Error errno_error(coffer_status status, std::string what, int error) {
   return Error{status, what + ": " + std::generic_category().message(error), "errno", error};
 }

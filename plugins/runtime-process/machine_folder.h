@@ -12,25 +12,11 @@
 #include <vector>
 
 #include "deliveries.h"
+#include "posix.h"
 
 namespace coffer::runtime_process {
 
-class Fd {
- public:
-  explicit Fd(int fd = -1) noexcept : fd_(fd) {}
-  Fd(Fd &&o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  Fd &operator=(Fd &&o) noexcept {
-    std::swap(fd_, o.fd_);
-    return *this;
-  }
-  ~Fd() { close(); }
-  void close() noexcept;
-  int get() const noexcept { return fd_; }
-  explicit operator bool() const noexcept { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
+using runtime::Fd;
 
 // An Error of the domain "errno": "WHAT: No space left on device".
 sdk::Error errno_error(coffer_status status, std::string what, int error);

@@ -198,25 +198,6 @@ Spec read_spec(const coffer_machine_spec &in) {
   return out;
 }
 
-// A write to a pipe whose reader is gone must not kill the host, and its signal handlers are not ours.
-ssize_t write_without_sigpipe(int fd, const void *data, size_t size) {
-  sigset_t pipe_signal, before, pending;
-  ::sigemptyset(&pipe_signal);
-  ::sigaddset(&pipe_signal, SIGPIPE);
-  ::sigpending(&pending);
-  ::pthread_sigmask(SIG_BLOCK, &pipe_signal, &before);
-  const ssize_t n = ::write(fd, data, size);
-  const int error = errno;
-  if (n < 0 && error == EPIPE && !::sigismember(&pending, SIGPIPE)) {
-    const timespec now = {};
-    while (::sigtimedwait(&pipe_signal, nullptr, &now) < 0 && errno == EINTR) {
-    }
-  }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  errno = error;
-  return n;
-}
-
 // Ends what a killed supervisor may have left: the app asked the kernel to die with it, but can undo that.
 void kill_leftover(const MachineState &s) {
   if (!s.this_boot) return;
@@ -548,7 +529,8 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
       if (fds[4].revents & POLLERR) {
         in_write.close();  // the command reads no more
       } else if (holding && fds[4].revents) {
-        const ssize_t n = write_without_sigpipe(in_write.get(), input + input_at, input_size - input_at);
+        const runtime::NoSigpipe quiet;
+        const ssize_t n = ::write(in_write.get(), input + input_at, input_size - input_at);
         if (n > 0) input_at += static_cast<size_t>(n);
         if (n < 0 && errno != EAGAIN && errno != EINTR) in_write.close();
       } else if (fds[3].revents) {

@@ -23,6 +23,10 @@
 
 #include "faults.h"
 
+#ifndef COFFER_FAKE_FLAGS
+#define COFFER_FAKE_FLAGS 0
+#endif
+
 namespace {
 
 using namespace coffer::sdk;
@@ -257,6 +261,7 @@ constexpr coffer_option kPath{.struct_size = sizeof(coffer_option),
 constexpr const coffer_option *kOptions[] = {&kPath};
 constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0}, {COFFER_RUNTIME_EVENTS_ID, 0}};
 constexpr coffer_descriptor kDescriptor{.struct_size = sizeof(coffer_descriptor),
+                                        .flags = COFFER_FAKE_FLAGS,
                                         .id = "coffer.tests.runtime-files",
                                         .name = "runtime-files",
                                         .version = "0.1.0",

@@ -97,27 +97,25 @@ class Host {
     return Storage::open(fakes::plugin("storage-sqlite", {{"path", (folder / "agent.db").string()}}));
   }
   Agent agent(int cancel_fd = -1, std::function<void(std::string_view)> image_progress = {}) {
-    return Agent::create({.open_store = [this] { return open_store(); },
-                          .open_runtime =
-                              [this] {
-                                return Runtime::open(
-                                    fakes::plugin("runtime-files", {{"path", machines.folder().string()}}));
-                              },
-                          .open_injectors = []() -> Result<std::vector<Injector>> {
-                            std::vector<Injector> all;
-                            for (const char *name : {"inject-file", "inject-env"}) {
-                              COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
-                              all.push_back(std::move(i));
-                            }
-                            return all;
-                          },
-                          .host_key = *SigningKey::from_seed(filled<32>(3)),
-                          .writers = {writer.public_key()},
-                          .identity = keys.identity.public_key(),
-                          .keys = &keys,
-                          .cancel_fd = cancel_fd,
-                          .progress = {},
-                          .image_progress = std::move(image_progress)});
+    return Agent::create(
+        {.open_store = [this] { return open_store(); },
+         .open_runtime =
+             [this] { return Runtime::open(fakes::plugin(runtime, {{"path", machines.folder().string()}})); },
+         .open_injectors = []() -> Result<std::vector<Injector>> {
+           std::vector<Injector> all;
+           for (const char *name : {"inject-file", "inject-env"}) {
+             COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
+             all.push_back(std::move(i));
+           }
+           return all;
+         },
+         .host_key = *SigningKey::from_seed(filled<32>(3)),
+         .writers = {writer.public_key()},
+         .identity = keys.identity.public_key(),
+         .keys = &keys,
+         .cancel_fd = cancel_fd,
+         .progress = {},
+         .image_progress = std::move(image_progress)});
   }
 
   // Launch spec NUMBER with these secrets.
@@ -151,6 +149,7 @@ class Host {
   Hash hash(const BootOrder &o) const { return sha256(o.spec); }
 
   std::filesystem::path folder;
+  std::string runtime = "runtime-files";
   fakes::Instances machines;
   FakeKeys keys;
   const SigningKey writer = *SigningKey::from_seed(filled<32>(1));
@@ -744,6 +743,36 @@ TEST_F(AgentTest, AStopThatWasCutOffIsFinishedOnlyAsItWasSeen) {
   ASSERT_TRUE(ok(agent_.finish_stop(state())));
   EXPECT_EQ(view().now, State::kStopped);
   EXPECT_EQ(machines_.get(machines_.of(kMachine), "state"), "stopped");
+}
+
+TEST_F(AgentTest, WhereCallsMayOverlapTheOldInstanceGoesWhileTheNewOneStarts) {
+  host_.runtime = "runtime-files-concurrent";
+  Agent agent = host_.agent();
+  const BootOrder first = host_.order(1, {{"A", "1"}}), second = host_.order(2, {{"B", "2"}});
+  ASSERT_TRUE(ok(agent.boot(first, nullptr)));
+  const std::string old = machines_.of(kMachine);
+
+  // A start that fails shows it: the old instance is gone although no new one runs.
+  fail_next(machines_.folder(), "start");
+  fakes::forget_calls(machines_.folder());
+  auto out = agent.boot(second, &first);
+  ASSERT_TRUE(ok(out));
+  EXPECT_TRUE(out->failed && out->went_back);
+  const auto lines = calls(machines_.folder());
+  const std::string back = machines_.of(kMachine);
+  EXPECT_NE(back, old);
+  EXPECT_GE(fakes::position(lines, "destroy " + old), 0);
+  EXPECT_LT(fakes::position(lines, "destroy " + old), fakes::position(lines, "create " + back));
+  expect_clean({back});
+  EXPECT_EQ(machines_.get(back, "env-A"), "1");
+
+  // A removal that fails is made up for.
+  fail_next(machines_.folder(), "destroy");
+  out = agent.boot(host_.order(3, {{"C", "3"}}), &first);
+  ASSERT_TRUE(ok(out));
+  EXPECT_FALSE(out->failed);
+  expect_clean({machines_.of(kMachine)});
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "env-C"), "3");
 }
 
 TEST_F(AgentTest, AReservedMachineIsNobodyElses) {
