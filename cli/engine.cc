@@ -52,6 +52,7 @@ Result<Agent *> Engine::agent() {
     COFFER_TRY(const SecretBytes seed, home_.host_seed());
     COFFER_TRY(SigningKey host, SigningKey::from_seed(seed.reveal()));
     COFFER_TRY(KeyService * key_service, keys());
+    key_service->trust(host.public_key());
     Agent::Config c{.open_store = [this] { return Storage::open(config_.agent_storage); },
                     .open_runtime = [this] { return Runtime::open(config_.runtime); },
                     .open_injectors = [this]() -> Result<std::vector<Injector>> {

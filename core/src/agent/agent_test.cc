@@ -43,6 +43,7 @@ class FakeKeys : public BootKeys {
  public:
   explicit FakeKeys(std::filesystem::path folder) : folder_(std::move(folder)) {}
 
+  Result<void> enrol(ByteSpan) override { return {}; }
   Result<Bytes> token(ByteSpan signed_request) override {
     fakes::note_call(folder_, "token");
     COFFER_TRY(const ByteSpan payload, open_signed(signed_request, kTokenRequestLabel, {&host_, 1}));

@@ -6,24 +6,15 @@
 #include "coffer/crypto/hpke_sender.h"
 #include "coffer/format/magic.h"
 #include "coffer/keys/opener.h"
+#include "key_store.h"
 
 namespace coffer {
 namespace {
 
-// The store:
-//   space "keys":       root, identity, name/NAME
-//   space "app-APPID":  record (signed App key record), private, seen, grant/MACHINE, used/TOKEN
-constexpr std::string_view kKeysSpace = "keys", kRootKey = "root", kIdentityKey = "identity";
-constexpr std::string_view kRecordKey = "record", kPrivateKey = "private", kSeenKey = "seen";
 constexpr std::string_view kKmsKeyName = "coffer-root", kRootContext = "coffer root key v1";
 constexpr uint32_t kFirstEpoch = 1;
 constexpr uint64_t kClockSkewMs = 60 * 1000;
 constexpr int kMaxTries = 200;
-
-std::string app_space(const AppId &id) { return "app-" + hex(id); }
-std::string name_key(std::string_view name) { return "name/" + std::string(name); }
-std::string grant_key(std::string_view machine) { return "grant/" + std::string(machine); }
-std::string used_key(ByteSpan id) { return "used/" + hex(id); }
 
 Bytes encode(const WrappedKey &w) {
   return begin("cfu1").text(w.key).text(w.version).bytes(w.ciphertext).bytes(w.annotations).take();
@@ -94,8 +85,6 @@ Result<SeenHead> decode_seen(ByteSpan in) {
   return s;
 }
 
-std::unexpected<Error> denied(std::string why) { return fail(ErrorCode::kPermissionDenied, std::move(why)); }
-
 // Walks signed headers from the newest one seen; answers the head they reach.
 Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<Bytes> &headers,
                        const AppId &app, std::span<const PublicKey> writers,
@@ -132,28 +121,6 @@ Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<By
 }
 
 }  // namespace
-
-// The right of one host to boot one Machine.
-struct KeyService::Grant {
-  PublicKey host{};
-  uint64_t number = 0;  // of the newest launch spec opened
-  Hash spec{}, undo{};
-  bool revoked = false;
-
-  Bytes encode() const { return begin("cfg1").raw(host).u64(number).raw(spec).raw(undo).u8(revoked).take(); }
-  static Result<Grant> decode(ByteSpan in) {
-    Decoder d(in);
-    Grant g;
-    begins(d, "cfg1");
-    g.host = d.array<32>();
-    g.number = d.u64();
-    g.spec = d.array<32>();
-    g.undo = d.array<32>();
-    g.revoked = read_flag(d);
-    if (!d.done()) return malformed("grant");
-    return g;
-  }
-};
 
 Result<PublicKey> KeyService::initialize(const Storage &store, const Kms &kms) {
   for (int tries = 0; tries < 2; ++tries) {
@@ -373,6 +340,7 @@ Result<void> KeyService::grant(const AppId &app, std::string_view machine, const
   COFFER_TRY(const SignedSpec spec, open_spec(Bytes(signed_spec.begin(), signed_spec.end()), writers_));
   if (spec.spec.app_id != app) return denied("the launch spec belongs to another App");
   if (spec.spec.machine != machine) return denied("the launch spec belongs to another Machine");
+  COFFER_CHECK(check_host(host));
   COFFER_TRY(const auto app_key, store_.get(app_space(app), kRecordKey));
   if (!app_key) return denied("the key service has no key of this App");
   Grant g;
@@ -420,6 +388,7 @@ Result<Bytes> KeyService::token(ByteSpan signed_request) {
   const Grant &grant = found.first;
   if (!open_signed(signed_request, kTokenRequestLabel, {&grant.host, 1}))
     return denied("the token request is not signed by the host that was granted Machine " + claimed.machine);
+  COFFER_CHECK(check_host(grant.host));
   COFFER_TRY(HmacSha256 key, token_key());
   MachineToken token;
   token.id = random_array<16>();
@@ -448,6 +417,7 @@ Result<Bytes> KeyService::open(ByteSpan signed_request) {
   COFFER_TRY(auto found, find_grant(token.app_id, token.machine));
   auto &[grant, grant_revision] = found;
   if (grant.host != token.host) return denied("the grant belongs to another host");
+  COFFER_CHECK(check_host(grant.host));
   COFFER_TRY(const SignedSpec spec, open_spec(request.spec, writers_));
   if (spec.hash != token.spec) return denied("the machine token is for another launch spec");
   if (spec.spec.app_id != token.app_id) return denied("the launch spec belongs to another App");

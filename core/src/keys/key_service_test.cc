@@ -2,13 +2,19 @@
 // made from the right one by changing one thing, and gets a refusal of its own; the right one opens.
 #include "coffer/keys/key_service.h"
 
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <map>
 #include <stdexcept>
+#include <thread>
 
 #include "coffer/base/clock.h"
 #include "coffer/crypto/hpke_receiver.h"
 #include "coffer/crypto/hpke_sender.h"
 #include "coffer/format/record.h"
+#include "coffer/keys/key_socket.h"
 #include "fakes.h"
 
 namespace coffer {
@@ -39,6 +45,27 @@ struct Spoil {
   std::function<void()> before_open;  // between token and open
 };
 
+// The service behind its socket, for one user who may be everybody.
+struct Served {
+  Served(const std::string &socket, Keys &keys) : client(socket) {
+    auto listening =
+        KeyServer::listen({.socket = socket, .api = {::geteuid()}, .agents = {::geteuid()}}, keys);
+    if (!listening) throw std::runtime_error(listening.error().message);
+    server.emplace(*std::move(listening));
+    thread = std::thread([this] { EXPECT_TRUE(ok(server->run(stop))); });
+  }
+  ~Served() {
+    const uint64_t one = 1;
+    EXPECT_EQ(::write(stop, &one, sizeof one), ssize_t{sizeof one});
+    thread.join();
+    ::close(stop);
+  }
+  const int stop = ::eventfd(0, EFD_CLOEXEC);
+  std::optional<KeyServer> server;
+  KeyClient client;
+  std::thread thread;
+};
+
 class KeyServiceTest : public testing::TestWithParam<const char *> {
  protected:
   void SetUp() override {
@@ -67,7 +94,9 @@ class KeyServiceTest : public testing::TestWithParam<const char *> {
 
   // ---- the service ----
   Storage open_store() const {
-    auto opened = Storage::open(fakes::plugin(GetParam(), {{"path", folder_.file("keys")}}));
+    auto opened =
+        Storage::open(fakes::plugin(std::string(GetParam()).substr(0, std::string_view(GetParam()).find('+')),
+                                    {{"path", folder_.file("keys")}}));
     if (!opened) throw std::runtime_error(opened.error().message);
     return *std::move(opened);
   }
@@ -76,12 +105,20 @@ class KeyServiceTest : public testing::TestWithParam<const char *> {
   }
   KeyService service() {
     auto opened = KeyService::open(
-        open_store(), [this] { return open_kms(); }, {writer_.public_key()}, [this] { return now_; });
+        open_store(), [this] { return open_kms(); }, {writer_.public_key()}, [this] { return now_.load(); });
     if (!opened) throw std::runtime_error(opened.error().message);
+    for (const SigningKey *host : {&host_, &stranger_}) opened->trust(host->public_key());
     return *std::move(opened);
   }
   // As another process, or after a crash: nothing but the store is left.
-  void reopen() { keys_.emplace(service()); }
+  void reopen() {
+    served_.reset();
+    service_.emplace(service());
+    keys_ = &*service_;
+    if (!std::string_view(GetParam()).ends_with("+socket")) return;
+    served_.emplace(folder_.file("keys.sock"), *service_);
+    keys_ = &served_->client;
+  }
 
   // ---- what a writer signs ----
   AppKeyRecord new_app(const std::string &name) {
@@ -208,8 +245,10 @@ class KeyServiceTest : public testing::TestWithParam<const char *> {
   const SigningKey writer_ = SigningKey::generate(), host_ = SigningKey::generate(),
                    stranger_ = SigningKey::generate();
   PublicKey identity_{};
-  uint64_t now_ = now_ms();
-  std::optional<KeyService> keys_;
+  std::atomic<uint64_t> now_ = now_ms();
+  std::optional<KeyService> service_;
+  std::optional<Served> served_;
+  Keys *keys_ = nullptr;  // the service, or its socket
   AppKeyRecord web_, other_;
   Version v1_, v2_, other1_;
   SignedSpec spec1_, spec2_, m2_, other_spec_;
@@ -515,8 +554,13 @@ TEST_P(KeyServiceTest, TheSameAppIsCreatedOnce) {
   EXPECT_EQ(again.public_key, web_.public_key);
 }
 
-INSTANTIATE_TEST_SUITE_P(Store, KeyServiceTest, testing::Values("storage-sqlite", "storage-file"),
-                         [](const auto &test) { return std::string(test.param).substr(8); });
+INSTANTIATE_TEST_SUITE_P(Store, KeyServiceTest,
+                         testing::Values("storage-sqlite", "storage-file", "storage-sqlite+socket"),
+                         [](const auto &test) {
+                           std::string name = std::string(test.param).substr(8);
+                           std::ranges::replace(name, '+', '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace coffer

@@ -39,6 +39,19 @@ Result<TokenRequest> decode_token_request(ByteSpan payload) {
   return r;
 }
 
+Bytes encode(const Enrolment &e) { return begin("cfj1").raw(e.token).text(e.name).raw(e.host).take(); }
+
+Result<Enrolment> decode_enrolment(ByteSpan payload) {
+  Decoder d(payload);
+  Enrolment e;
+  begins(d, "cfj1");
+  e.token = d.array<16>();
+  e.name = d.text(kMaxHostName);
+  e.host = d.array<32>();
+  if (!d.done()) return malformed("enrolment");
+  return e;
+}
+
 Bytes encode(const MachineToken &t, HmacSha256 &key) {
   Encoder e = begin("cft1");
   e.raw(t.id).raw(t.app_id).text(t.machine).text(t.instance_id).raw(t.host).raw(t.spec);

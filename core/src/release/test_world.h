@@ -26,7 +26,9 @@ using Values = std::map<std::string, std::string>;
 // A key service that tells when it is asked.
 class WatchedKeys : public AppKeys, public BootKeys {
  public:
-  explicit WatchedKeys(KeyService service) : service_(std::move(service)) {}
+  WatchedKeys(KeyService service, const PublicKey &host) : service_(std::move(service)) {
+    service_.trust(host);
+  }
   Result<AppKey> create_app(std::string_view name) override { return service_.create_app(name); }
   Result<void> destroy_app(std::string_view name) override { return service_.destroy_app(name); }
   Result<std::optional<SeenHead>> seen(const AppId &app) const override {
@@ -45,6 +47,7 @@ class WatchedKeys : public AppKeys, public BootKeys {
     return service_.revoke(app, machine);
   }
   Result<Bytes> token(ByteSpan request) override { return service_.token(request); }
+  Result<void> enrol(ByteSpan request) override { return service_.enrol(request); }
   Result<Bytes> open(ByteSpan request) override {
     if (before_open) std::exchange(before_open, {})();
     return service_.open(request);
@@ -84,7 +87,8 @@ struct Process {
         vault(*Vault::open(w.storage("vault"), *SigningKey::from_seed(filled<32>(1)),
                            {{SigningKey::from_seed(filled<32>(1))->public_key()}, w.identity})),
         keys(*KeyService::open(w.storage("keys"), [&w] { return w.kms(); },
-                               {SigningKey::from_seed(filled<32>(1))->public_key()})),
+                               {SigningKey::from_seed(filled<32>(1))->public_key()}),
+             SigningKey::from_seed(filled<32>(2))->public_key()),
         agent(Agent::create({.open_store = [&w]() -> Result<Storage> { return w.storage("agent"); },
                              .open_runtime = [this]() -> Result<Runtime> {
                                if (before_runtime) before_runtime();

@@ -16,15 +16,7 @@ namespace coffer {
 
 class Opener;
 
-struct KeyInfo {
-  std::string app;
-  AppId app_id{};
-  uint32_t epoch = 0;
-  PublicKey public_key{};
-  bool destroyed = false;
-};
-
-class KeyService : public AppKeys, public BootKeys {
+class KeyService : public Keys {
  public:
   using OpenKms = std::function<Result<Kms>()>;  // called when a private key is needed, once
 
@@ -45,15 +37,22 @@ class KeyService : public AppKeys, public BootKeys {
                      ByteSpan signed_spec) override;
   Result<void> revoke(const AppId &, std::string_view machine) override;
 
-  Result<std::vector<KeyInfo>> list() const;
-  // Unwraps the root key: does the KMS work?
-  Result<void> unlock();
-  // Forgets root key and identity until they are needed again.
-  void lock();
-
   // ---- for hosts: protocol.h ----
   Result<Bytes> token(ByteSpan signed_request) override;
   Result<Bytes> open(ByteSpan signed_request) override;
+  Result<void> enrol(ByteSpan signed_request) override;
+
+  // ---- for the administrator: protocol.h ----
+  Result<std::vector<KeyInfo>> list() const override;
+  Result<void> unlock() override;
+  Result<std::string> invite(std::string_view name) override;
+  Result<std::vector<HostInfo>> hosts() const override;
+  Result<void> revoke_host(std::string_view which) override;
+
+  // A host that needs no enrolment: embedded mode's own.
+  void trust(const PublicKey &host) { trusted_hosts_.push_back(host); }
+  // Forgets root key and identity until they are needed again.
+  void lock();
 
  private:
   struct Grant;
@@ -67,6 +66,7 @@ class KeyService : public AppKeys, public BootKeys {
   Result<HmacSha256> token_key();
   Result<Opener> opener(const AppId &);
   Result<std::pair<Grant, uint64_t>> find_grant(const AppId &, std::string_view machine) const;
+  Result<void> check_host(const PublicKey &) const;
 
   Storage store_;
   OpenKms open_kms_;
@@ -74,6 +74,7 @@ class KeyService : public AppKeys, public BootKeys {
   std::function<uint64_t()> now_;
   SecretBytes root_;
   std::optional<SigningKey> identity_;
+  std::vector<PublicKey> trusted_hosts_;
 };
 
 }  // namespace coffer

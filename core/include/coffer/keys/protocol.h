@@ -9,6 +9,8 @@
 //                                                                                 kOpenRequestLabel
 //   open_answer   = "cfw1" request(32) enc(32) ciphertext                         signed by identity:
 //   kOpenAnswerLabel opened        = u32 count, then (name value)*: what is sealed to the ephemeral key
+//   enrolment     = "cfj1" token(16) name host(32)                                signed by the host:
+//   kEnrolmentLabel
 #ifndef COFFER_KEYS_PROTOCOL_H
 #define COFFER_KEYS_PROTOCOL_H
 
@@ -19,6 +21,7 @@
 namespace coffer {
 
 inline constexpr uint64_t kTokenLifetimeMs = 10 * 60 * 1000;
+inline constexpr uint64_t kInvitationLifetimeMs = 60 * 60 * 1000;
 
 struct TokenRequest {
   AppId app_id{};
@@ -66,6 +69,17 @@ Result<std::vector<OpenedSecret>> decode_opened(const SecretBytes &);
 // info of the answer's HPKE context: binds it to the request.
 Bytes answer_info(const Hash &request);
 
+inline constexpr size_t kMaxHostName = 63;  // as of an App
+
+// A host names itself with the one-time token that the administrator gave it.
+struct Enrolment {
+  std::array<uint8_t, 16> token{};
+  std::string name;
+  PublicKey host{};
+};
+Bytes encode(const Enrolment &);
+Result<Enrolment> decode_enrolment(ByteSpan payload);
+
 struct SeenHead {
   uint64_t version = 0;
   Hash header{};
@@ -102,7 +116,43 @@ class BootKeys {
   virtual ~BootKeys() = default;
   virtual Result<Bytes> token(ByteSpan signed_request) = 0;
   virtual Result<Bytes> open(ByteSpan signed_request) = 0;
+  // An Enrolment.  Once done it is done: asked again by the same host it answers the same.
+  virtual Result<void> enrol(ByteSpan signed_request) = 0;
 };
+
+struct KeyInfo {
+  std::string app;
+  AppId app_id{};
+  uint32_t epoch = 0;
+  PublicKey public_key{};
+  bool destroyed = false;
+};
+
+struct HostInfo {
+  std::string name;
+  PublicKey key{};
+  uint64_t enrolled_ms = 0;
+  bool revoked = false;
+};
+
+// What the administrator of the key service may ask of it, and nobody else: who enrols a host can have
+// everything opened.
+class KeyAdmin {
+ public:
+  virtual ~KeyAdmin() = default;
+  virtual Result<std::vector<KeyInfo>> list() const = 0;
+  // Unwraps the root key: does the KMS work?
+  virtual Result<void> unlock() = 0;
+  // A one-time token in hex, with which one new host may enrol under `name` for kInvitationLifetimeMs.
+  virtual Result<std::string> invite(std::string_view name) = 0;
+  virtual Result<std::vector<HostInfo>> hosts() const = 0;
+  // By name or by public key in hex.  Durable when it returns: all its grants are void, and it gets no new
+  // one.
+  virtual Result<void> revoke_host(std::string_view which) = 0;
+};
+
+// All of a key service: itself, or its socket.
+class Keys : public AppKeys, public BootKeys, public KeyAdmin {};
 
 }  // namespace coffer
 #endif

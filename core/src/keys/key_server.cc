@@ -1,0 +1,205 @@
+// One thread, non-blocking sockets: a connection is read until a request is whole, then it is answered.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <list>
+#include <utility>
+
+#include "coffer/base/codec.h"
+#include "coffer/base/log.h"
+#include "coffer/keys/key_socket.h"
+
+namespace coffer {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kRequestPatience = std::chrono::seconds(30);  // from a request's first byte to its last
+constexpr size_t kHead = 4, kReadAtOnce = 64 * 1024;
+
+std::string why() { return std::strerror(errno); }
+
+class Fd {
+ public:
+  explicit Fd(int fd = -1) : fd_(fd) {}
+  Fd(Fd &&o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
+  Fd &operator=(Fd &&o) noexcept {
+    std::swap(fd_, o.fd_);
+    return *this;
+  }
+  ~Fd() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+struct Connection {
+  Fd fd;
+  uid_t uid = 0;
+  unsigned callers = 0;
+  Bytes in, out;
+  size_t sent = 0;
+  Clock::time_point since = Clock::now();  // idle, or at this request, since then
+
+  bool answering() const { return sent < out.size(); }
+  bool idle() const { return in.empty() && !answering(); }
+  size_t wanted() const {  // bytes of the whole request, as far as is known
+    return in.size() < kHead ? kHead : kHead + Decoder(in).u32();
+  }
+  // False: the connection is over.
+  bool read() {
+    const size_t before = in.size(), room = std::min(wanted() - before, kReadAtOnce);
+    in.resize(before + room);
+    const ssize_t n = ::recv(fd.get(), in.data() + before, room, MSG_DONTWAIT);
+    in.resize(before + static_cast<size_t>(std::max<ssize_t>(n, 0)));
+    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    if (before == 0) since = Clock::now();
+    return n > 0 && wanted() <= kHead + kLargestKeyRequest;
+  }
+  bool write() {
+    const ssize_t n = ::send(fd.get(), out.data() + sent, out.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0) return errno == EAGAIN || errno == EINTR;
+    sent += static_cast<size_t>(n);
+    if (!answering()) {
+      out = {};
+      sent = 0;
+      since = Clock::now();
+    }
+    return true;
+  }
+};
+
+}  // namespace
+
+struct KeyServer::State {
+  Config config;
+  Keys *keys = nullptr;
+  Fd lock, listener;
+  std::list<Connection> connections;
+
+  ~State() {
+    if (listener.get() >= 0) ::unlink(config.socket.c_str());
+  }
+
+  unsigned callers_of(uid_t uid) const {
+    unsigned c = 0;
+    if (std::ranges::find(config.api, uid) != config.api.end()) c |= kCallerApi;
+    if (std::ranges::find(config.agents, uid) != config.agents.end()) c |= kCallerAgent;
+    if (uid == 0 || uid == ::geteuid()) c |= kCallerAdmin;
+    return c;
+  }
+
+  void accept() {
+    Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (fd.get() < 0 || ::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
+    // One user who opens and leaves connections is in nobody's way but his own.
+    size_t of_user = 0;
+    auto oldest = connections.end();
+    for (auto c = connections.begin(); c != connections.end(); ++c) {
+      if (c->uid != peer.uid) continue;
+      ++of_user;
+      if (!c->answering() && (oldest == connections.end() || c->since < oldest->since)) oldest = c;
+    }
+    if (of_user >= config.connections_per_user) {
+      if (oldest == connections.end()) return;
+      connections.erase(oldest);
+    }
+    Connection c;
+    c.fd = std::move(fd);
+    c.uid = peer.uid;
+    c.callers = callers_of(peer.uid);
+    connections.push_back(std::move(c));
+  }
+
+  // False: the connection is over.
+  bool serve(Connection &c, short events) {
+    if (c.answering()) return !(events & POLLOUT) || c.write();
+    if (!(events & (POLLIN | POLLHUP))) return true;
+    if (!c.read()) return false;
+    if (c.in.size() < kHead || c.in.size() < c.wanted()) return true;
+    const Bytes answer = answer_key_request(*keys, c.callers, ByteSpan(c.in).subspan(kHead));
+    c.in = {};
+    c.out = Encoder().bytes(answer).take();
+    return c.write();
+  }
+
+  Result<void> run(int stop_fd) {
+    for (;;) {
+      std::vector<pollfd> fds = {{stop_fd, POLLIN, 0}, {listener.get(), POLLIN, 0}};
+      bool hurry = false;
+      for (const Connection &c : connections) {
+        fds.push_back({c.fd.get(), static_cast<short>(c.answering() ? POLLOUT : POLLIN), 0});
+        hurry = hurry || !c.idle();
+      }
+      const int n = ::poll(fds.data(), fds.size(), hurry ? 1000 : -1);
+      if (n < 0 && errno != EINTR)
+        return fail(ErrorCode::kInternal, "the key service cannot wait for requests: " + why());
+      if (fds[0].revents) return {};
+      if (n < 0) continue;
+      size_t i = 2;
+      for (auto c = connections.begin(); c != connections.end(); ++i) {
+        const bool late = !c->idle() && Clock::now() - c->since > kRequestPatience;
+        c = !late && (!fds[i].revents || serve(*c, fds[i].revents)) ? std::next(c) : connections.erase(c);
+      }
+      if (fds[1].revents) accept();
+    }
+  }
+};
+
+KeyServer::KeyServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+KeyServer::KeyServer(KeyServer &&) noexcept = default;
+KeyServer::~KeyServer() = default;
+
+Result<void> KeyServer::check(const Config &config) {
+  for (const uid_t uid : config.api)
+    if (uid == 0 || uid == ::geteuid())
+      return fail(ErrorCode::kInvalidArgument,
+                  "`api` under [keys] names root or the key service's own user, who may enrol hosts",
+                  "Give the API a user of its own: who enrols a host can have everything opened.");
+  return {};
+}
+
+Result<KeyServer> KeyServer::listen(Config config, Keys &keys) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (config.socket.empty() || config.socket[0] != '/' || config.socket.size() >= sizeof address.sun_path)
+    return fail(ErrorCode::kInvalidArgument,
+                "`socket` under [keys] must be an absolute path of at most 107 bytes");
+  std::memcpy(address.sun_path, config.socket.data(), config.socket.size());
+  auto state = std::make_unique<State>();
+  state->keys = &keys;
+  // Two key services on one path would take each other's socket away.
+  const std::string lock = config.socket + ".lock";
+  state->lock = Fd(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (state->lock.get() < 0)
+    return fail(ErrorCode::kPermissionDenied, "cannot make " + lock + ": " + why(),
+                "The folder must exist and belong to the key service's user.");
+  if (::flock(state->lock.get(), LOCK_EX | LOCK_NB) != 0)
+    return fail(ErrorCode::kAlreadyExists, "another key service listens at " + config.socket);
+  ::unlink(config.socket.c_str());  // of one that was killed
+  Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (listener.get() < 0 ||
+      ::bind(listener.get(), reinterpret_cast<const sockaddr *>(&address), sizeof address) != 0 ||
+      ::chmod(config.socket.c_str(), 0666) != 0 || ::listen(listener.get(), 128) != 0)
+    return fail(ErrorCode::kPermissionDenied, "cannot listen at " + config.socket + ": " + why());
+  state->config = std::move(config);
+  state->listener = std::move(listener);
+  return KeyServer(std::move(state));
+}
+
+Result<void> KeyServer::run(int stop_fd) { return state_->run(stop_fd); }
+
+}  // namespace coffer
