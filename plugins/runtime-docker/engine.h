@@ -75,13 +75,15 @@ class Engine {
                                  const Headers & = {});
 
   struct Version {
-    std::string engine, api, architecture;
+    std::string engine, api;  // "Docker/20.10.24 (linux)", "1.41"
   };
   const Version &version(const sdk::Call &);  // asked once
 
  private:
   class Session;
   std::unique_ptr<Session> connect(const sdk::Call &) const;
+  // Before the version is known.
+  Answer ask(const sdk::Call &, const std::string &path, Version &said) const;
   void await_answer(const sdk::Call &, const Session &) const;
   std::string prefix(const sdk::Call &);
   std::string endpoint_, path_;

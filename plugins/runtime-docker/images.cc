@@ -16,6 +16,14 @@ namespace {
 using sdk::Call;
 using sdk::Error;
 
+// As images name it.
+#if defined(__x86_64__)
+constexpr char kArchitecture[] = "amd64";
+#elif defined(__aarch64__)
+constexpr char kArchitecture[] = "arm64";
+#else
+#error "name this architecture as Docker does"
+#endif
 constexpr char kDockerHub[] = "https://index.docker.io/v1/";
 
 std::string base64url(const std::string &text) {
@@ -150,8 +158,9 @@ Image find_image(Engine &engine, const Call &call, const std::string &reference)
                 "Get it with `docker pull " + reference + "`, or add --pull."};
   if (!a.ok()) throw refusal(a, "image " + reference);
   Image image = read_image(a.object());
-  const std::string &host = engine.version(call).architecture;
-  if (!image.architecture.empty() && !host.empty() && image.architecture != host)
+  // coffer-init, of this build, is the first program in it.
+  const std::string host = kArchitecture;
+  if (!image.architecture.empty() && image.architecture != host)
     throw Error{COFFER_FAILED_PRECONDITION,
                 "image " + reference + " is built for " + image.architecture + ", and this host is " + host,
                 "",

@@ -247,10 +247,13 @@ TEST_F(SecretFilesTest, LieInMemoryOrNotAtAll) {
 }
 
 // ---- engines that are gone, slow or talk nonsense ----
-// Answers each connection with the same bytes; "" keeps it open and silent.
+// Answers the first request of each connection; "" keeps it open and silent.
 class FakeEngine {
  public:
-  FakeEngine(const std::string &path, std::string answer) : answer_(std::move(answer)) {
+  using Answers = std::function<std::string(std::string_view request)>;
+  FakeEngine(const std::string &path, std::string same)
+      : FakeEngine(path, [same = std::move(same)](std::string_view) { return same; }) {}
+  FakeEngine(const std::string &path, Answers answers) : answers_(std::move(answers)) {
     listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -261,9 +264,10 @@ class FakeEngine {
     thread_ = std::thread([this] {
       for (int fd; (fd = ::accept(listener_, nullptr, nullptr)) >= 0;) {
         char request[4096];
-        [[maybe_unused]] const ssize_t got = ::read(fd, request, sizeof request);
-        [[maybe_unused]] const ssize_t sent = ::send(fd, answer_.data(), answer_.size(), MSG_NOSIGNAL);
-        if (answer_.empty())
+        const ssize_t got = ::read(fd, request, sizeof request);
+        const std::string answer = answers_({request, static_cast<size_t>(std::max<ssize_t>(got, 0))});
+        [[maybe_unused]] const ssize_t sent = ::send(fd, answer.data(), answer.size(), MSG_NOSIGNAL);
+        if (answer.empty())
           silent_.push_back(fd);
         else
           ::close(fd);
@@ -278,14 +282,15 @@ class FakeEngine {
   }
 
  private:
-  std::string answer_;
+  Answers answers_;
   int listener_;
   std::vector<int> silent_;
   std::thread thread_;
 };
 
-std::string http(const std::string &body, const std::string &status = "200 OK") {
-  return "HTTP/1.1 " + status +
+std::string http(const std::string &body, const std::string &status = "200 OK",
+                 const std::string &headers = "") {
+  return "HTTP/1.1 " + status + headers +
          "\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: " +
          std::to_string(body.size()) + "\r\n\r\n" + body;
 }
@@ -354,9 +359,10 @@ TEST_F(EngineTest, SilentOneEndsByItselfForACallerWithoutADeadline) {
 }
 
 TEST_F(EngineTest, NonsenseIsAnErrorAndNotRepeated) {
-  for (const std::string &answer : {"SECRET nonsense\r\n\r\n"s, http("SECRET"), http("[1]"),
-                                    "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nSECRET"s,
-                                    http(std::string(200'000, '[')), http("{\"ApiVersion\":\"SECRET\"}")}) {
+  for (const std::string &answer :
+       {"SECRET nonsense\r\n\r\n"s, http("SECRET"), http("[1]"),
+        "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nSECRET"s, http(std::string(200'000, '[')),
+        http("OK", "200 OK", "\r\nApi-Version: SECRET")}) {
     const FakeEngine engine(socket(), answer);
     const sdk::Error e = error_of();
     EXPECT_NE(e.status, COFFER_OK) << answer.substr(0, 40);
@@ -365,28 +371,48 @@ TEST_F(EngineTest, NonsenseIsAnErrorAndNotRepeated) {
   }
 }
 
+// What an engine says that speaks API 1.`oldest` to 1.`newest`.
+FakeEngine::Answers speaks(int oldest, int newest) {
+  return [=](std::string_view request) {
+    const std::string header = "\r\nServer: Docker/1 (linux)\r\nApi-Version: 1." + std::to_string(newest);
+    if (request.starts_with("GET /_ping ")) return http("OK", "200 OK", header);
+    if (request.starts_with("GET /version "))
+      return http("{\"MinAPIVersion\":\"1." + std::to_string(oldest) + "\"}", "200 OK", header);
+    const int asked = request.starts_with("GET /v1.") ? std::atoi(request.data() + 8) : -1;
+    return asked < oldest || asked > newest
+               ? http("{\"message\":\"not that version\"}", "400 Bad Request", header)
+               : http("OK", "200 OK", header);
+  };
+}
+
 TEST_F(EngineTest, OldOneIsRefusedByItsVersion) {
-  const FakeEngine engine(socket(),
-                          http(R"({"Version":"19.03","ApiVersion":"1.40","MinAPIVersion":"1.12"})"));
+  const FakeEngine engine(socket(), speaks(12, 40));
   const sdk::Error e = error_of();
   EXPECT_EQ(e.status, COFFER_FAILED_PRECONDITION);
   EXPECT_THAT(e.message, HasSubstr("1.40"));
   EXPECT_THAT(e.message, HasSubstr("1.41"));
 }
 
+TEST_F(EngineTest, WhatIsNoEngineIsSaidToBeNone) {
+  const FakeEngine engine(socket(), http("OK"));
+  const sdk::Error e = error_of();
+  EXPECT_EQ(e.status, COFFER_FAILED_PRECONDITION);
+  EXPECT_THAT(e.message, HasSubstr("no Docker engine"));
+}
+
 TEST_F(EngineTest, NewOnesAreSpokenToInWhatBothKnow) {
-  const auto spoken = [&](const std::string &newest, const std::string &oldest) {
-    const FakeEngine engine(socket(),
-                            http("{\"ApiVersion\":\"" + newest + "\",\"MinAPIVersion\":\"" + oldest + "\"}"));
+  const auto spoken = [&](int oldest, int newest) {
+    const FakeEngine engine(socket(), speaks(oldest, newest));
     TestCall call;
     const std::string api = Engine("unix://" + socket()).version(sdk::Call(call)).api;
     ::unlink(socket().c_str());
     return api;
   };
-  EXPECT_EQ(spoken("1.41", "1.12"), "1.41");
-  EXPECT_EQ(spoken("1.43", "1.24"), "1.43");
-  EXPECT_EQ(spoken("1.99", "1.44"), "1.47");
-  EXPECT_EQ(spoken("1.99", "1.60"), "1.60") << "what it still speaks";
+  EXPECT_EQ(spoken(12, 41), "1.41");
+  EXPECT_EQ(spoken(24, 43), "1.43");
+  EXPECT_EQ(spoken(24, 47), "1.47");
+  EXPECT_EQ(spoken(44, 99), "1.47");
+  EXPECT_EQ(spoken(60, 99), "1.60") << "what it still speaks";
 }
 
 TEST(Refusal, SaysTheEnginesSentenceAndTheRemedy) {
