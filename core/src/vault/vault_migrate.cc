@@ -44,7 +44,9 @@ Result<void> Vault::migrate(const Storage &target, std::string_view where,
   announce.put(std::string(kIncomingKey), {});
   COFFER_CHECK(target.commit(layout::kVaultSpace, announce));
 
-  COFFER_CHECK(mark(layout::kAppsSpace));  // first: from here on no App can appear
+  // First: from here on no App and no token can appear, also where there was none yet.
+  COFFER_CHECK(mark(layout::kAppsSpace));
+  COFFER_CHECK(mark(layout::kTokensSpace));
   COFFER_TRY(const auto spaces, storage_.spaces(""));
   size_t done = 0;
   for (const std::string &space : spaces)
