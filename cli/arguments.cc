@@ -7,6 +7,7 @@
 #include <iostream>
 #include <map>
 
+#include "coffer/tokens/macaroon.h"
 #include "output.h"
 
 namespace coffer::cli {
@@ -238,6 +239,40 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
   command(group("keys", "Apps' keys"), "list", "keys, epochs and public halves; never a private key",
           "  coffer keys list\n  coffer keys list -j");
 
+  CLI::App *token = group("token", "user tokens: make, narrow, list, revoke");
+  const auto limits = [&](CLI::App *to) {
+    // In place of the option of every command, because here it may name several.
+    to->add_option_function<std::vector<std::string>>(
+          "-a,--app",
+          [&a](const std::vector<std::string> &given) {
+            for (const std::string &names : given)
+              a.token_apps = a.token_apps ? *a.token_apps + "," + names : names;
+          },
+          "only these Apps; may be repeated")
+        ->type_name("NAME,...")
+        ->expected(1)
+        ->allow_extra_args(false)
+        ->take_all();
+    one_text(to, "--allow", a.token_allow,
+             "only these: list, set, deploy, machine, exec, run, keys, token, audit, admin", "WORD,...");
+    one_text(to, "--expires", a.token_expires, "30d, 12h, 15m, 60s, or a time: 2027-01-01T00:00:00Z", "WHEN");
+  };
+  c = command(token, "create", "make a token and print it, this one time",
+              "  coffer token create --name ci --app web --allow list,set,deploy --expires 30d\n"
+              "  coffer token create --app web --app api --allow list > token");
+  c->add_option("--name", a.name, "to find it again (default: one is made up)")->type_name("NAME");
+  limits(c);
+  limits(command(token, "narrow", "make a lesser token of the one on stdin or in COFFER_TOKEN; asks nobody",
+                 "  coffer token narrow --allow list --expires 1h < token\n"
+                 "  COFFER_TOKEN=... coffer token narrow --app web </dev/null"));
+  command(token, "check", "what the token on stdin or in COFFER_TOKEN may do, and whether it is valid",
+          "  coffer token check < token\n  coffer token check -j < token");
+  command(token, "list", "tokens that were made and not revoked; never a token itself",
+          "  coffer token list\n  coffer token list -j");
+  words(command(token, "revoke", "end a token, and all that were narrowed from it",
+                "  coffer token revoke ci\n  coffer token revoke 1b0f4f6c5f0e4c5ea0f1d9a3c7e8b2d4"),
+        "ID|NAME", "see `coffer token list`", 1, 1);
+
   // What stands behind "--" is the command of a Machine and none of our business.
   int ours = argc;
   for (int i = 1; i < argc; ++i)
@@ -253,6 +288,15 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
     if (taken < values.size() && values[taken].position == i) text += "#" + std::to_string(taken++);
     arguments.push_back(std::move(text));
   }
+  // Whoever looks at processes sees arguments, and shells keep them.
+  for (size_t i = 0; i < arguments.size(); ++i)
+    if (looks_like_token(arguments[i])) {
+      print_error(
+          {ErrorCode::kInvalidArgument,
+           "argument " + std::to_string(i + 1) + " is a token, and arguments are seen by others",
+           "Give it on standard input or in COFFER_TOKEN, and revoke this one if it was still good."});
+      return Exit{2};
+    }
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // CLI11 takes them from the back
   try {
     app.parse(reversed);

@@ -32,6 +32,8 @@ struct Arguments {
   std::string storage, runtime, kms_passphrase_file, name, process, user, state, to;
   // Of `machine run`: whether they were given counts, too.
   std::optional<std::string> restart, entrypoint, network, memory, stop_signal, stop_timeout;
+  // Of `token`: given as nothing, they must not pass for not given.
+  std::optional<std::string> token_apps, token_allow, token_expires;
   bool stage = false, detach = false, dotenv = false, yes = false, force = false, follow = false,
        pull = false, read_only = false;
   bool once = false, user_unit = false, print = false;  // of `agent`

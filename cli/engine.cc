@@ -33,6 +33,12 @@ Result<Vault *> Engine::vault() {
   return vault_.get();
 }
 
+Result<TokenAuthority> Engine::tokens() const {
+  COFFER_TRY(const SecretBytes root, home_.token_root());
+  COFFER_TRY(Storage storage, Storage::open(config_.storage));
+  return TokenAuthority::open(std::move(storage), root, home_.revoked_tokens());
+}
+
 Result<Kms> Engine::open_kms() const { return Kms::open(config_.kms); }
 
 Result<KeyService *> Engine::keys() {

@@ -8,6 +8,7 @@
 #include "coffer/config/engine_config.h"
 #include "coffer/keys/key_service.h"
 #include "coffer/release/deployer.h"
+#include "coffer/tokens/authority.h"
 #include "home.h"
 
 namespace coffer::cli {
@@ -24,6 +25,7 @@ class Engine {
   Result<KeyService *> keys();
   Result<Agent *> agent();
   Result<Deployer *> deployer();
+  Result<TokenAuthority> tokens() const;
   Result<Kms> open_kms() const;
   // The App that the command is about: -a, COFFER_APP, App config.
   Result<App> app();

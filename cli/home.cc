@@ -84,7 +84,7 @@ Home Home::place(const Arguments &a) {
 Result<void> Home::create() const {
   COFFER_CHECK(make_folder(dir()));
   for (const char *name : {"api", "host", "pins", "client"}) COFFER_CHECK(make_folder(dir() / name));
-  for (const char *name : {"api/writer.key", "api/digest.key", "host/host.key"}) {
+  for (const char *name : {"api/writer.key", "api/digest.key", "api/token.root", "host/host.key"}) {
     const auto made = write_new_file(dir() / name, random_secret(32).reveal(), 0400);
     if (!made && made.error().code != ErrorCode::kAlreadyExists) return made;
   }

@@ -1,7 +1,8 @@
 // The folder of an embedded Coffer: engine.toml, and beside it every key and store.
 //   engine.toml            which plugin serves which purpose
 //   vault.*  keys.db  agent.db  kms/  machines/        of the plugins
-//   api/writer.key  api/digest.key  host/host.key      32 bytes each, mode 0400
+//   api/writer.key  api/digest.key  api/token.root  host/host.key      32 bytes each, mode 0400
+//   api/token.revoked                                  ids of revoked user tokens
 //   pins/identity  pins/writers                        public keys trusted here, one hex line each
 //   client/seen                                        NAME APP_ID EPOCH: what this client has seen
 #ifndef COFFER_CLI_HOME_H
@@ -32,6 +33,8 @@ class Home {
   Result<SecretBytes> writer_seed() const { return key("api/writer.key"); }
   Result<SecretBytes> digest_credential() const { return key("api/digest.key"); }
   Result<SecretBytes> host_seed() const { return key("host/host.key"); }
+  Result<SecretBytes> token_root() const { return key("api/token.root"); }
+  std::filesystem::path revoked_tokens() const { return dir() / "api/token.revoked"; }
   Result<Pins> pins() const;
 
   // A `coffer agent` watches this home's Machines: it holds a lock on host/agent.lock.

@@ -67,6 +67,11 @@ const std::map<std::string_view, Command> kCommands = {
     {"vault check", vault_check},
     {"vault migrate", vault_migrate},
     {"keys list", keys_list},
+    {"token create", token_create},
+    {"token narrow", token_narrow},
+    {"token check", token_check},
+    {"token list", token_list},
+    {"token revoke", token_revoke},
 };
 
 }  // namespace

@@ -37,6 +37,11 @@ Result<int> plugin_info(Arguments &);
 Result<int> vault_check(Arguments &);
 Result<int> vault_migrate(Arguments &);
 Result<int> keys_list(Arguments &);
+Result<int> token_create(Arguments &);
+Result<int> token_narrow(Arguments &);
+Result<int> token_check(Arguments &);
+Result<int> token_list(Arguments &);
+Result<int> token_revoke(Arguments &);
 
 }  // namespace coffer::cli
 #endif

@@ -79,6 +79,7 @@ Result<int> doctor(Arguments &a) {
   for (const PluginConfig &p : config->injectors) probe<Injector>(report, p);
   report.add("writer key", home->writer_seed());
   report.add("digest credential", home->digest_credential());
+  report.add("token root", home->token_root());
   report.add("host key", home->host_seed());
   report.add("pinned keys", home->pins());
   const auto engine = Engine::open(a);
