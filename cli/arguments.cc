@@ -114,11 +114,16 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
 
   CLI::App *c = command(&app, "init", "set up vault, keys and host on this computer",
                         "  coffer init\n  coffer init --storage file\n  coffer init --runtime docker\n"
-                        "  coffer init --kms-passphrase-file ~/.coffer-passphrase");
+                        "  coffer init --kms-passphrase-file ~/.coffer-passphrase\n"
+                        "  coffer init --keys /run/coffer-keys/keys.sock --identity 5f1c...");
   c->add_option("--storage", a.storage, "sqlite (default) or file")->type_name("KIND");
   c->add_option("--runtime", a.runtime, "process (default) or docker")->type_name("KIND");
   c->add_option("--kms-passphrase-file", a.kms_passphrase_file, "protect the keys with this passphrase")
       ->type_name("FILE");
+  c->add_option("--keys", a.keys_socket, "a key service of its own listens there (coffer-keys --help)")
+      ->type_name("SOCKET");
+  c->add_option("--identity", a.identity, "of that key service, as `coffer-keys --init` prints it")
+      ->type_name("HEX");
   command(&app, "doctor", "check every plugin, file and key; say what to do",
           "  coffer doctor\n  coffer doctor -j");
 
@@ -238,6 +243,18 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
 
   command(group("keys", "Apps' keys"), "list", "keys, epochs and public halves; never a private key",
           "  coffer keys list\n  coffer keys list -j");
+
+  CLI::App *host = group("host", "hosts that may be granted Machines: enroll, join, list, revoke");
+  words(command(host, "enroll", "print a one-time token with which a new host joins; for the administrator",
+                "  coffer host enroll alpha\n  coffer host enroll alpha -q > token"),
+        "NAME", "what the host will be called", 1, 1);
+  words(command(host, "join", "enrol this host, with the token on standard input",
+                "  coffer host join alpha < token"),
+        "NAME", "the name that the token was made for", 1, 1);
+  command(host, "list", "enrolled and revoked hosts", "  coffer host list\n  coffer host list -j");
+  words(command(host, "revoke", "its grants are void and it gets no new one; for the administrator",
+                "  coffer host revoke alpha"),
+        "HOST", "name, or key as in `coffer host list`", 1, 1);
 
   CLI::App *token = group("token", "user tokens: make, narrow, list, revoke");
   const auto limits = [&](CLI::App *to) {

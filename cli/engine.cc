@@ -11,12 +11,13 @@
 
 #include "app_file.h"
 #include "coffer/base/names.h"
+#include "coffer/keys/key_socket.h"
 #include "output.h"
 
 namespace coffer::cli {
 
 Result<std::unique_ptr<Engine>> Engine::open(const Arguments &arguments) {
-  COFFER_TRY(Home home, Home::find(arguments));
+  COFFER_TRY(Home home, Home::find(arguments.engine));
   COFFER_TRY(EngineConfig config, read_engine_config(home.engine_file()));
   return std::unique_ptr<Engine>(new Engine(arguments, std::move(home), std::move(config)));
 }
@@ -41,13 +42,17 @@ Result<TokenAuthority> Engine::tokens() const {
 
 Result<Kms> Engine::open_kms() const { return Kms::open(config_.kms); }
 
-Result<KeyService *> Engine::keys() {
+Result<Keys *> Engine::keys() {
+  if (!keys_ && !config_.keys_socket.empty())
+    keys_ = std::make_unique<KeyClient>(config_.keys_socket.string());
   if (!keys_) {
     COFFER_TRY(const Pins pins, home_.pins());
     COFFER_TRY(Storage store, Storage::open(config_.keys_storage));
     COFFER_TRY(KeyService opened,
                KeyService::open(std::move(store), [this] { return open_kms(); }, pins.writers));
-    keys_ = std::make_unique<KeyService>(std::move(opened));
+    auto own = std::make_unique<KeyService>(std::move(opened));
+    own_keys_ = own.get();
+    keys_ = std::move(own);
   }
   return keys_.get();
 }
@@ -57,8 +62,8 @@ Result<Agent *> Engine::agent() {
     COFFER_TRY(const Pins pins, home_.pins());
     COFFER_TRY(const SecretBytes seed, home_.host_seed());
     COFFER_TRY(SigningKey host, SigningKey::from_seed(seed.reveal()));
-    COFFER_TRY(KeyService * key_service, keys());
-    key_service->trust(host.public_key());
+    COFFER_TRY(Keys * key_service, keys());
+    if (own_keys_) own_keys_->trust(host.public_key());
     Agent::Config c{.open_store = [this] { return Storage::open(config_.agent_storage); },
                     .open_runtime = [this] { return Runtime::open(config_.runtime); },
                     .open_injectors = [this]() -> Result<std::vector<Injector>> {
@@ -90,7 +95,7 @@ Result<Agent *> Engine::agent() {
 Result<Deployer *> Engine::deployer() {
   if (!deployer_) {
     COFFER_TRY(Vault * v, vault());
-    COFFER_TRY(KeyService * k, keys());
+    COFFER_TRY(Keys * k, keys());
     COFFER_TRY(Agent * a, agent());
     deployer_ = std::make_unique<Deployer>(*v, *k, *a, who());
   }
@@ -108,7 +113,7 @@ Result<App> Engine::app(std::string_view name) {
   auto found = v->app(name);
   if (!found && found.error().code == ErrorCode::kNotFound) {
     // The vault is not trusted to say so: the key service knows which Apps there are.
-    COFFER_TRY(KeyService * k, keys());
+    COFFER_TRY(Keys * k, keys());
     COFFER_TRY(const std::vector<KeyInfo> known, k->list());
     if (std::ranges::any_of(known, [&](const KeyInfo &i) { return i.app == name && !i.destroyed; }))
       return fail(ErrorCode::kDataLoss,

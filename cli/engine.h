@@ -9,6 +9,7 @@
 #include "coffer/keys/key_service.h"
 #include "coffer/release/deployer.h"
 #include "coffer/tokens/authority.h"
+#include "arguments.h"
 #include "home.h"
 
 namespace coffer::cli {
@@ -22,7 +23,9 @@ class Engine {
   const Arguments &arguments() const { return arguments_; }
 
   Result<Vault *> vault();
-  Result<KeyService *> keys();
+  Result<Keys *> keys();
+  // The same, when it is part of this process; nullptr: it is a process of its own.
+  KeyService *own_keys() { return own_keys_; }
   Result<Agent *> agent();
   Result<Deployer *> deployer();
   Result<TokenAuthority> tokens() const;
@@ -39,7 +42,8 @@ class Engine {
   Home home_;
   EngineConfig config_;
   std::unique_ptr<Vault> vault_;
-  std::unique_ptr<KeyService> keys_;
+  std::unique_ptr<Keys> keys_;
+  KeyService *own_keys_ = nullptr;
   std::unique_ptr<Agent> agent_;
   std::unique_ptr<Deployer> deployer_;
 };

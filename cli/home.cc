@@ -56,8 +56,8 @@ Result<std::vector<PublicKey>> read_pins(const fs::path &file) {
 
 }  // namespace
 
-Result<Home> Home::find(const Arguments &a) {
-  if (!a.engine.empty()) return Home(fs::absolute(a.engine));
+Result<Home> Home::find(const std::string &engine_option) {
+  if (!engine_option.empty()) return Home(fs::absolute(engine_option));
   if (const std::string home = environment("COFFER_HOME"); !home.empty()) {
     const fs::path file = fs::absolute(home) / "engine.toml";
     if (!fs::exists(file))
@@ -73,8 +73,8 @@ Result<Home> Home::find(const Arguments &a) {
               "Coffer is not set up on this computer: no engine.toml was found", "Run `coffer init`.");
 }
 
-Home Home::place(const Arguments &a) {
-  if (!a.engine.empty()) return Home(fs::absolute(a.engine));
+Home Home::place(const std::string &engine_option) {
+  if (!engine_option.empty()) return Home(fs::absolute(engine_option));
   if (const std::string home = environment("COFFER_HOME"); !home.empty())
     return Home(fs::absolute(home) / "engine.toml");
   const fs::path mine = user_config();
@@ -113,9 +113,11 @@ Result<void> Home::pin(const PublicKey &identity) const {
 
 Result<SecretBytes> Home::key(std::string_view name) const { return read_key_file(dir() / name); }
 
+Result<std::vector<PublicKey>> Home::writers() const { return read_pins(dir() / "pins/writers"); }
+
 Result<Pins> Home::pins() const {
   Pins out;
-  COFFER_TRY(out.writers, read_pins(dir() / "pins/writers"));
+  COFFER_TRY(out.writers, writers());
   COFFER_TRY(const auto identity, read_pins(dir() / "pins/identity"));
   out.identity = identity.front();
   return out;

@@ -10,7 +10,6 @@
 
 #include <filesystem>
 
-#include "arguments.h"
 #include "coffer/vault/vault.h"
 
 namespace coffer::cli {
@@ -18,9 +17,9 @@ namespace coffer::cli {
 class Home {
  public:
   // --engine, $COFFER_HOME/engine.toml, ~/.config/coffer/engine.toml, /etc/coffer/engine.toml.
-  static Result<Home> find(const Arguments &);
+  static Result<Home> find(const std::string &engine_option);
   // Where `init` puts a new one.
-  static Home place(const Arguments &);
+  static Home place(const std::string &engine_option);
 
   const std::filesystem::path &engine_file() const { return engine_file_; }
   std::filesystem::path dir() const { return engine_file_.parent_path(); }
@@ -36,6 +35,8 @@ class Home {
   Result<SecretBytes> token_root() const { return key("api/token.root"); }
   std::filesystem::path revoked_tokens() const { return dir() / "api/token.revoked"; }
   Result<Pins> pins() const;
+  // Of the pins: whose manifests and launch specs count.
+  Result<std::vector<PublicKey>> writers() const;
 
   // A `coffer agent` watches this home's Machines: it holds a lock on host/agent.lock.
   bool agent_runs() const;

@@ -1,11 +1,6 @@
 // coffer: the user's tool.  In embedded mode it composes all roles in one process.
-#include <fcntl.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <cerrno>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -13,6 +8,7 @@
 
 #include "arguments.h"
 #include "coffer/base/log.h"
+#include "coffer/base/process.h"
 #include "commands/commands.h"
 #include "output.h"
 
@@ -20,23 +16,6 @@ namespace {
 
 using namespace coffer;
 using namespace coffer::cli;
-
-// A descriptor 0, 1 or 2 that the caller closed would be taken by the next file we open, and then be read or
-// written as if it were standard input or output.  Behind these, reading and writing fail instead.
-void occupy_standard_streams() {
-  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
-}
-
-// Nobody reads our memory: no core dump, no debugger of the same user.
-void harden() {
-  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  // 1, not 0: Machines and commands inherit it, and where core_pattern is a pipe the kernel ignores 0 but
-  // starts no handler at 1.  The supervisor of a Machine could not raise a hard limit of 0 again.
-  const rlimit none{1, 1};
-  setrlimit(RLIMIT_CORE, &none);
-  std::signal(SIGPIPE, SIG_IGN);  // a Machine that ends while it gets its frame must not end us
-}
 
 const std::map<std::string_view, Command> kCommands = {
     {"init", init},
@@ -67,6 +46,10 @@ const std::map<std::string_view, Command> kCommands = {
     {"vault check", vault_check},
     {"vault migrate", vault_migrate},
     {"keys list", keys_list},
+    {"host enroll", host_enroll},
+    {"host join", host_join},
+    {"host list", host_list},
+    {"host revoke", host_revoke},
     {"token create", token_create},
     {"token narrow", token_narrow},
     {"token check", token_check},
@@ -80,7 +63,7 @@ int main(int argc, char **argv) {
   occupy_standard_streams();
   try {
     std::vector<TakenValue> values = take_values(argc, argv);
-    harden();
+    harden_process();
     auto parsed = parse(argc, argv, std::move(values));
     const Exit *e = std::get_if<Exit>(&parsed);
     Result<int> result = e ? Result<int>(e->code) : std::unexpected(Error{});

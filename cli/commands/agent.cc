@@ -12,6 +12,7 @@
 
 #include "../output.h"
 #include "coffer/base/log.h"
+#include "coffer/base/process.h"
 #include "coffer/release/reconciler.h"
 #include "commands.h"
 
@@ -34,21 +35,6 @@ Result<void> lock_host(const Home &home) {
   }
   return fail(ErrorCode::kFailedPrecondition, "an agent runs already for " + home.dir().string(),
               "Stop that one first, or leave it: one is enough.");
-}
-
-// sd_notify(3).  Without a service manager, nothing.
-void notify(std::string_view state) {
-  const char *path = std::getenv("NOTIFY_SOCKET");
-  sockaddr_un to{};
-  to.sun_family = AF_UNIX;
-  if (!path || (path[0] != '/' && path[0] != '@') || std::strlen(path) >= sizeof to.sun_path) return;
-  std::memcpy(to.sun_path, path, std::strlen(path));
-  if (path[0] == '@') to.sun_path[0] = '\0';
-  const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return;
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path));
-  ::sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<const sockaddr *>(&to), size);
-  ::close(fd);
 }
 
 // ---- the unit ----
@@ -200,7 +186,6 @@ Result<int> agent(Arguments &a) {
   COFFER_CHECK(lock_host(engine->home()));
   catch_interrupts();
   COFFER_TRY(Vault * vault, engine->vault());
-  COFFER_TRY(KeyService * keys, engine->keys());
   COFFER_TRY(Agent * host, engine->agent());
   COFFER_TRY(Deployer * deployer, engine->deployer());
   Reconciler reconciler =
@@ -209,7 +194,10 @@ Result<int> agent(Arguments &a) {
                           .agent = host,
                           .open_runtime = [&] { return Runtime::open(engine->config().runtime); },
                           .cancel_fd = interrupt_fd(),
-                          .at_rest = [keys] { keys->lock(); }});
+                          .at_rest =
+                              [&] {
+                                if (KeyService *keys = engine->own_keys()) keys->lock();
+                              }});
   if (a.once) {
     COFFER_TRY(const size_t wrong, reconciler.once());
     if (interrupted()) return fail(ErrorCode::kCancelled, "interrupted");
@@ -220,9 +208,9 @@ Result<int> agent(Arguments &a) {
   }
   log(LogLevel::kInfo, "agent", "started for " + engine->home().dir().string());
   // Not later: what has to be booted first of all may take longer than a service manager waits.
-  notify("READY=1");
+  notify_service_manager("READY=1");
   COFFER_CHECK(reconciler.run());
-  notify("STOPPING=1");
+  notify_service_manager("STOPPING=1");
   log(LogLevel::kInfo, "agent", "ended; the Machines go on");
   return 0;
 }

@@ -66,15 +66,17 @@ void probe(Report &report, const PluginConfig &config) {
 
 Result<int> doctor(Arguments &a) {
   Report report;
-  const auto home = Home::find(a);
+  const auto home = Home::find(a.engine);
   if (!report.add("engine config", home, home ? home->engine_file().string() : ""))
     return report.finish(a.json);
   const auto config = read_engine_config(home->engine_file());
   if (!report.add("engine config is readable", config)) return report.finish(a.json);
   probe<Storage>(report, config->storage);
-  probe<Storage>(report, config->keys_storage);
   probe<Storage>(report, config->agent_storage);
-  probe<Kms>(report, config->kms);
+  if (config->keys_socket.empty()) {
+    probe<Storage>(report, config->keys_storage);
+    probe<Kms>(report, config->kms);
+  }
   probe<Runtime>(report, config->runtime);
   for (const PluginConfig &p : config->injectors) probe<Injector>(report, p);
   report.add("writer key", home->writer_seed());
@@ -90,8 +92,13 @@ Result<int> doctor(Arguments &a) {
       report.add("Apps", apps, apps ? std::to_string(apps->size()) : "");
     }
     const auto keys = (*engine)->keys();
-    report.add("key service", keys ? (*keys)->unlock() : std::unexpected(keys.error()),
-               "the root key unwraps");
+    if (config->keys_socket.empty()) {
+      report.add("key service", keys ? (*keys)->unlock() : std::unexpected(keys.error()),
+                 "the root key unwraps");
+    } else {
+      const auto known = keys ? (*keys)->list() : std::unexpected(keys.error());
+      report.add("key service", known, "answers at " + config->keys_socket.string());
+    }
   }
   if (locked_arena_overflowed())
     report.bad("locked memory",

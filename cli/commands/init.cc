@@ -42,10 +42,18 @@ Result<std::string> engine_text(const Arguments &a) {
       "plugin = \"storage-" +
       storage + "\"        # or \"storage-" + (storage == "sqlite" ? "file" : "sqlite") +
       "\"\n"
-      "\n"
-      "[kms]\n"
-      "plugin = \"kms-local\"\n"
-      "path = \"kms\"\n";
+      "\n";
+  if (!a.keys_socket.empty()) {
+    const std::string socket = std::filesystem::absolute(a.keys_socket).string();
+    if (!plain(socket))
+      return fail(ErrorCode::kInvalidArgument, "--keys: the path holds a character that engine.toml cannot");
+    text += "[keys]\nsocket = \"" + socket + "\"\n";
+  } else {
+    text +=
+        "[kms]\n"
+        "plugin = \"kms-local\"\n"
+        "path = \"kms\"\n";
+  }
   if (!a.kms_passphrase_file.empty()) {
     const std::string path = std::filesystem::absolute(a.kms_passphrase_file).string();
     if (!plain(path))
@@ -71,13 +79,32 @@ Result<std::string> engine_text(const Arguments &a) {
   return text;
 }
 
+// Of a key service elsewhere: what its administrator said, or what is pinned already.
+Result<PublicKey> given_identity(const Arguments &a, const Home &home) {
+  if (a.identity.empty()) {
+    COFFER_TRY(const Pins pins, home.pins());
+    return pins.identity;
+  }
+  const auto bytes = unhex(a.identity);
+  if (!bytes || bytes->size() != 32)
+    return fail(ErrorCode::kInvalidArgument, "--identity: expected 64 hex digits",
+                "`coffer-keys --init` prints them, on the host of the key service.");
+  return to_array<32>(*bytes);
+}
+
 }  // namespace
 
 Result<int> init(Arguments &a) {
-  const Home home = Home::place(a);
+  if (a.keys_socket.empty() != a.identity.empty())
+    return fail(ErrorCode::kInvalidArgument, "--keys and --identity belong together");
+  if (!a.keys_socket.empty() && !a.kms_passphrase_file.empty())
+    return fail(ErrorCode::kInvalidArgument,
+                "--kms-passphrase-file is for a key service of one's own, not for --keys");
+  const Home home = Home::place(a.engine);
   const bool fresh = !std::filesystem::exists(home.engine_file());
   COFFER_TRY(const std::string text, engine_text(a));
-  if (!fresh && (!a.storage.empty() || !a.kms_passphrase_file.empty() || !a.runtime.empty()))
+  if (!fresh &&
+      (!a.storage.empty() || !a.kms_passphrase_file.empty() || !a.runtime.empty() || !a.keys_socket.empty()))
     return fail(ErrorCode::kAlreadyExists,
                 "Coffer is set up already: " + home.engine_file().string() + " exists",
                 "Edit that file, or run `coffer init` without options to finish setting up.");
@@ -85,6 +112,7 @@ Result<int> init(Arguments &a) {
   COFFER_CHECK(home.write_engine(text));
   COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
   const auto start_keys = [&]() -> Result<PublicKey> {
+    if (!config.keys_socket.empty()) return given_identity(a, home);
     COFFER_TRY(const Kms kms, Kms::open(config.kms));
     COFFER_TRY(const Storage keys_store, Storage::open(config.keys_storage));
     return KeyService::initialize(keys_store, kms);
@@ -114,8 +142,12 @@ Result<int> init(Arguments &a) {
   }
   print((fresh ? "Coffer is set up in " : "Coffer is ready in ") + home.dir().string());
   print("  storage  " + config.storage.plugin);
-  print("  keys     " + config.kms.plugin);
+  print("  keys     " + (config.keys_socket.empty() ? config.kms.plugin : config.keys_socket.string()));
   print("  runtime  " + config.runtime.plugin);
+  if (!config.keys_socket.empty())
+    print(
+        "The key service's administrator adds " + (home.dir() / "pins/writers").string() +
+        "\nto its own pins/writers, and runs `coffer host enroll NAME`. Then: coffer host join NAME < TOKEN");
   print("Next: coffer apps create web");
   return 0;
 }

@@ -6,7 +6,7 @@ namespace coffer::cli {
 
 Result<int> keys_list(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(KeyService * keys, engine->keys());
+  COFFER_TRY(Keys * keys, engine->keys());
   COFFER_TRY(const std::vector<KeyInfo> all, keys->list());
   JsonWriter j;
   std::vector<std::vector<std::string>> table = {{"APP", "EPOCH", "STATE", "PUBLIC KEY"}};

@@ -58,7 +58,7 @@ std::string kinds(const Plugin &p) {
 }  // namespace
 
 Result<int> plugin_list(Arguments &a) {
-  COFFER_TRY(const Home home, Home::find(a));
+  COFFER_TRY(const Home home, Home::find(a.engine));
   COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
   JsonWriter j;
   std::vector<std::vector<std::string>> table = {{"NAME", "VERSION", "USED BY", "INTERFACES", "FILE"}};
@@ -107,7 +107,7 @@ Result<int> plugin_list(Arguments &a) {
 }
 
 Result<int> plugin_info(Arguments &a) {
-  COFFER_TRY(const Home home, Home::find(a));
+  COFFER_TRY(const Home home, Home::find(a.engine));
   COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
   PluginConfig p;
   p.section = "plugin info";

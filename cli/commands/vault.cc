@@ -21,7 +21,7 @@ Result<int> vault_check(Arguments &a) {
       if (!head && !known) findings.push_back({entry.name, "manifest head", head.error().message});
     }
   }
-  COFFER_TRY(KeyService * keys, engine->keys());
+  COFFER_TRY(Keys * keys, engine->keys());
   COFFER_TRY(const std::vector<KeyInfo> known_keys, keys->list());
   for (const KeyInfo &k : known_keys) {
     if (k.destroyed) continue;

@@ -1,7 +1,17 @@
 #include "coffer/base/process.h"
 
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
 #include <fstream>
 
 namespace coffer {
@@ -29,6 +39,35 @@ std::string start_time(std::string_view pid) {
 }
 
 }  // namespace
+
+void occupy_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+      ::open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+void harden_process() {
+  ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  // 1, not 0: Machines and commands inherit it, and where core_pattern is a pipe the kernel ignores 0 but
+  // starts no handler at 1.  The supervisor of a Machine could not raise a hard limit of 0 again.
+  const rlimit none{1, 1};
+  ::setrlimit(RLIMIT_CORE, &none);
+  std::signal(SIGPIPE, SIG_IGN);  // also: a Machine that ends while it gets its frame must not end us
+}
+
+void notify_service_manager(std::string_view state) {
+  const char *path = std::getenv("NOTIFY_SOCKET");
+  sockaddr_un to{};
+  to.sun_family = AF_UNIX;
+  if (!path || (path[0] != '/' && path[0] != '@') || std::strlen(path) >= sizeof to.sun_path) return;
+  std::memcpy(to.sun_path, path, std::strlen(path));
+  if (path[0] == '@') to.sun_path[0] = '\0';
+  const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path));
+  ::sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<const sockaddr *>(&to), size);
+  ::close(fd);
+}
 
 const std::string &process_identity() {
   static const std::string identity = [] {

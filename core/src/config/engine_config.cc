@@ -96,8 +96,11 @@ class Reader {
     COFFER_CHECK(plugin_table(root, "runtime", out_.runtime));
     out_.runtime.state_dir = out_.base_dir / "machines";
     out_.runtime.ambient = true;  // `docker login`, $XDG_RUNTIME_DIR
-    COFFER_CHECK(role(root, "keys", out_.keys_storage));
-    COFFER_CHECK(role(root, "agent", out_.agent_storage));
+    static constexpr std::array<std::string_view, 4> kKeys = {"agents", "api", "socket", "storage"};
+    COFFER_TRY(const toml::table *keys, role(root, "keys", kKeys, out_.keys_storage));
+    if (keys) COFFER_CHECK(key_socket(*keys));
+    static constexpr std::array<std::string_view, 1> kAgent = {"storage"};
+    COFFER_CHECK(role(root, "agent", kAgent, out_.agent_storage));
     default_path(out_.storage, "vault");
     default_path(out_.keys_storage, "keys");
     default_path(out_.agent_storage, "agent");
@@ -155,16 +158,45 @@ class Reader {
     return {};
   }
 
-  // [keys] and [agent] have one table each.
-  Result<void> role(const toml::table &root, const std::string &name, PluginConfig &storage) const {
+  // [keys] and [agent]: a table with a storage, and whatever else is `known`.  nullptr: there is none.
+  Result<const toml::table *> role(const toml::table &root, const std::string &name,
+                                   std::span<const std::string_view> known, PluginConfig &storage) const {
     const toml::node *node = root.get(name);
-    if (!node) return {};
+    if (!node) return nullptr;
     const toml::table *table = node->as_table();
     if (!table)
       return wrong(node->source(), "'" + name + "' must be a table", "write [" + name + ".storage]");
-    static constexpr std::array<std::string_view, 1> kKnown = {"storage"};
-    COFFER_CHECK(only(*table, kKnown, name + "."));
-    return plugin_table(*table, "storage", storage);
+    COFFER_CHECK(only(*table, known, name + "."));
+    COFFER_CHECK(plugin_table(*table, "storage", storage));
+    return table;
+  }
+
+  Result<void> key_socket(const toml::table &keys) {
+    if (const toml::node *node = keys.get("socket")) {
+      const auto *text = node->as_string();
+      if (!text || text->get().empty() || text->get().find('\0') != std::string::npos)
+        return wrong(node->source(), "'keys.socket' must be a path");
+      out_.keys_socket = (out_.base_dir / text->get()).lexically_normal();
+    }
+    COFFER_CHECK(users(keys, "api", out_.keys_api));
+    return users(keys, "agents", out_.keys_agents);
+  }
+
+  Result<void> users(const toml::table &keys, const std::string &key, std::vector<std::string> &out) const {
+    const toml::node *node = keys.get(key);
+    if (!node) return {};
+    const toml::array *all = node->as_array();
+    if (!all)
+      return wrong(node->source(), "'keys." + key + "' must be a list of users",
+                   "write " + key + " = [\"USER\"]");
+    for (const toml::node &entry : *all) {
+      const auto *text = entry.as_string();
+      if (!text || text->get().empty() || text->get().find('\0') != std::string::npos)
+        return wrong(entry.source(),
+                     "'keys." + key + "' must hold names of users, or their numbers in quotes");
+      out.push_back(text->get());
+    }
+    return {};
   }
 
   Result<void> injectors(const toml::table &root) {

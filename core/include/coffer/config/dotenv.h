@@ -17,9 +17,9 @@
 
 #include <vector>
 
+#include "coffer/base/names.h"
 #include "coffer/base/result.h"
 #include "coffer/base/secret_bytes.h"
-#include "coffer/base/names.h"
 
 namespace coffer {
 

@@ -17,6 +17,10 @@ struct EngineConfig {
   PluginConfig storage, kms, runtime;
   PluginConfig keys_storage, agent_storage;  // default: storage-sqlite
   std::vector<PluginConfig> injectors;       // in the order of the file; default: inject-file, inject-env
+  // Where the key service listens, when it is a process of its own; empty: it is part of this one.
+  std::filesystem::path keys_socket;
+  // For coffer-keys: the users that are API and agents, by name or number.
+  std::vector<std::string> keys_api, keys_agents;
 };
 
 // The file names the code that is loaded, so it must belong to root or to us and be writable by nobody else
