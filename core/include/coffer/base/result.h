@@ -35,6 +35,8 @@ struct Error {
   ErrorCode code = ErrorCode::kInternal;
   std::string message;
   std::string remedy = {};  // what the reader can do about it; may be empty
+  // One word, a literal, for whoever counts refusals: "expired".  Empty: the code says enough.
+  std::string_view reason = {};
 
   // Adds what was being done, on the way up: "App web: manifest 7: ...".
   Error in(std::string_view context) && {
