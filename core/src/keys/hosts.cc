@@ -45,9 +45,9 @@ Result<HostInfo> decode_host(ByteSpan in) {
 Result<void> KeyService::check_host(const PublicKey &key) const {
   if (std::ranges::find(trusted_hosts_, key) != trusted_hosts_.end()) return {};
   COFFER_TRY(const auto stored, store_.get(kHostsSpace, host_key(key)));
-  if (!stored) return denied("the host is not enrolled");
+  if (!stored) return denied("not_enrolled", "the host is not enrolled");
   COFFER_TRY(const HostInfo host, decode_host(stored->value));
-  if (host.revoked) return denied("host " + host.name + " was revoked");
+  if (host.revoked) return denied("host_revoked", "host " + host.name + " was revoked");
   return {};
 }
 
@@ -59,6 +59,7 @@ Result<std::string> KeyService::invite(std::string_view name) {
   if (std::ranges::any_of(all, [&](const HostInfo &h) { return h.name == name && !h.revoked; }))
     return fail(ErrorCode::kAlreadyExists, "host " + std::string(name) + " is enrolled already",
                 "Choose another name, or revoke that host first.");
+  COFFER_CHECK(log_ready());
   const auto token = random_array<16>();
   Batch b;
   b.put(invited_key(token), encode(Invitation{std::string(name), now_() + kInvitationLifetimeMs}));
@@ -69,32 +70,50 @@ Result<std::string> KeyService::invite(std::string_view name) {
     return true;
   }));
   COFFER_CHECK(store_.commit(kHostsSpace, b));
-  return hex(token);
+  AuditEntry invited;
+  invited.who = kAdmin;
+  invited.action = "invite host";
+  invited.host_name = name;
+  return logged(std::move(invited), Result<std::string>(hex(token)));
 }
 
 Result<void> KeyService::enrol(ByteSpan signed_request) {
+  COFFER_CHECK(log_ready());
+  AuditEntry asked;
+  asked.who = kUnknown;
+  asked.action = "enrol host";
+  auto done = enrol(signed_request, asked);
+  return logged(std::move(asked), std::move(done));
+}
+
+Result<void> KeyService::enrol(ByteSpan signed_request, AuditEntry &asked) {
   // Who signs is said inside: the host proves that it has the key it wants enrolled.
   Decoder peek(signed_request);
   begins(peek, "cfs1");
   COFFER_TRY(const Enrolment claimed, decode_enrolment(peek.bytes()));
   if (!open_signed(signed_request, kEnrolmentLabel, {&claimed.host, 1}))
-    return denied("the enrolment is not signed by the host that it names");
+    return denied("not_signed", "the enrolment is not signed by the host that it names");
+  asked.who = kHost;
+  asked.host = hex(claimed.host);
+  asked.host_name = claimed.name;
   COFFER_TRY(const auto there, store_.get(kHostsSpace, host_key(claimed.host)));
   if (there) {
     COFFER_TRY(const HostInfo host, decode_host(there->value));
-    if (host.revoked) return denied("host " + host.name + " was revoked");
+    if (host.revoked) return denied("host_revoked", "host " + host.name + " was revoked");
     if (host.name == claimed.name) return {};  // its first answer was lost
     return fail(ErrorCode::kAlreadyExists, "this host is enrolled already, as " + host.name);
   }
   const auto no_invitation = [] {
-    return fail(ErrorCode::kPermissionDenied, "the enrolment token is not known, was used, or has expired",
-                "Ask the key service's administrator for another: `coffer host enroll NAME`.");
+    return std::unexpected(Error{
+        ErrorCode::kPermissionDenied, "the enrolment token is not known, was used, or has expired",
+        "Ask the key service's administrator for another: `coffer host enroll NAME`.", "no_invitation"});
   };
   COFFER_TRY(const auto stored, store_.get(kHostsSpace, invited_key(claimed.token)));
   if (!stored) return no_invitation();
   COFFER_TRY(const Invitation invitation, decode_invitation(stored->value));
   if (invitation.expires_ms <= now_()) return no_invitation();
-  if (invitation.name != claimed.name) return denied("the enrolment token is for another host's name");
+  if (invitation.name != claimed.name)
+    return denied("other_host", "the enrolment token is for another host's name");
   Batch b;
   b.require(invited_key(claimed.token), stored->revision).erase(invited_key(claimed.token));
   b.require_absent(host_key(claimed.host));
@@ -152,7 +171,12 @@ Result<void> KeyService::revoke_host(std::string_view which) {
     if (wrong) return std::unexpected(*wrong);
     for (const std::string &machine : machines) COFFER_CHECK(revoke(app.app_id, machine));
   }
-  return {};
+  AuditEntry revoked;
+  revoked.who = kAdmin;
+  revoked.action = "revoke host";
+  revoked.host = hex(host.key);
+  revoked.host_name = host.name;
+  return logged(std::move(revoked), Result<void>{});
 }
 
 }  // namespace coffer

@@ -33,6 +33,7 @@ enum class Verb : uint8_t {
   kInvite,
   kHosts,
   kRevokeHost,
+  kExchange,
 };
 
 unsigned who_may(Verb v) {
@@ -44,6 +45,7 @@ unsigned who_may(Verb v) {
     case Verb::kAdvance:
     case Verb::kGrant:
     case Verb::kRevoke:
+    case Verb::kExchange:
       return kCallerApi;
     case Verb::kToken:
       return kCallerAgent;
@@ -99,6 +101,13 @@ void write_bytes(Encoder &e, const Bytes &b) { e.bytes(b); }
 Bytes read_bytes(Decoder &d) {
   const ByteSpan b = d.bytes();
   return Bytes(b.begin(), b.end());
+}
+void write_checkpoint(Encoder &e, const Checkpoint &c) { e.u64(c.number).raw(c.hash); }
+Checkpoint read_checkpoint(Decoder &d) {
+  Checkpoint c;
+  c.number = d.u64();
+  c.hash = d.array<32>();
+  return c;
 }
 bool read_bool(Decoder &d) { return read_flag(d); }
 
@@ -202,6 +211,10 @@ Bytes answer_key_request(Keys &keys, unsigned callers, ByteSpan request) {
     case Verb::kRevokeHost: {
       const std::string which = d.text();
       return d.done() ? answer(keys.revoke_host(which)) : wrong();
+    }
+    case Verb::kExchange: {
+      const Checkpoint mine = read_checkpoint(d);
+      return d.done() ? answer(keys.exchange(mine), write_checkpoint) : wrong();
     }
   }
   return wrong();
@@ -330,6 +343,11 @@ Result<void> KeyClient::grant(const AppId &app, std::string_view machine, const 
 }
 Result<void> KeyClient::revoke(const AppId &app, std::string_view machine) {
   return nothing(ask(request(Verb::kRevoke).raw(app).text(machine).take()));
+}
+Result<Checkpoint> KeyClient::exchange(const Checkpoint &mine) {
+  Encoder e = request(Verb::kExchange);
+  write_checkpoint(e, mine);
+  return result<Checkpoint>(ask(e.take()), read_checkpoint);
 }
 Result<Bytes> KeyClient::token(ByteSpan signed_request) {
   return result<Bytes>(ask(request(Verb::kToken).bytes(signed_request).take()), read_bytes);

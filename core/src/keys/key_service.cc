@@ -85,6 +85,28 @@ Result<SeenHead> decode_seen(ByteSpan in) {
   return s;
 }
 
+std::unexpected<Error> unsound(std::string_view reason, std::string why, std::string remedy = {}) {
+  return std::unexpected(Error{ErrorCode::kDataLoss, std::move(why), std::move(remedy), reason});
+}
+template <class T>
+Result<T> because(std::string_view reason, Result<T> done) {
+  if (!done && done.error().reason.empty()) done.error().reason = reason;
+  return done;
+}
+
+// A request that `host` did not sign; if another host did, `entry` says which.
+std::unexpected<Error> not_signed(ByteSpan envelope, std::string_view label, std::string why,
+                                  AuditEntry &entry) {
+  Decoder d(envelope);
+  begins(d, "cfs1");
+  d.bytes();
+  const auto signer = d.array<32>();
+  if (!open_signed(envelope, label, {&signer, 1})) return denied("not_signed", std::move(why));
+  entry.who = kHost;
+  entry.host = hex(signer);
+  return denied("other_host", std::move(why));
+}
+
 // Walks signed headers from the newest one seen; answers the head they reach.
 Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<Bytes> &headers,
                        const AppId &app, std::span<const PublicKey> writers,
@@ -93,30 +115,31 @@ Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<By
   if (at) chain.emplace(at->version, at->header);
   std::optional<HashedHeader> previous;
   for (const Bytes &envelope : headers) {
-    COFFER_TRY(const HashedHeader h, open_header(envelope, writers, app));
+    COFFER_TRY(const HashedHeader h, because("untrusted_header", open_header(envelope, writers, app)));
     const uint64_t version = h.header.version;
     if (previous && (h.header.previous != previous->hash || version != previous->header.version + 1))
-      return fail(ErrorCode::kDataLoss, "manifest header " + std::to_string(version) + " does not chain");
+      return unsound("broken_chain", "manifest header " + std::to_string(version) + " does not chain");
     if (at && version <= at->version) {
       if (version == at->version && h.hash != at->header)
-        return fail(ErrorCode::kDataLoss, "there are two manifests of version " + std::to_string(version),
-                    "The vault was forked or rolled back: restore it from a backup.");
+        return unsound("fork", "there are two manifests of version " + std::to_string(version),
+                       "The vault was forked or rolled back: restore it from a backup.");
     } else if (at ? version != at->version + 1 || h.header.previous != at->header : version != 1) {
-      return fail(ErrorCode::kDataLoss, "manifest header " + std::to_string(version) +
-                                            " does not follow version " +
-                                            std::to_string(at ? at->version : 0) + ", the newest one seen");
+      return unsound("broken_chain", "manifest header " + std::to_string(version) +
+                                         " does not follow version " + std::to_string(at ? at->version : 0) +
+                                         ", the newest one seen");
     } else {
       at = SeenHead{version, h.hash};
     }
     chain.emplace(version, h.hash);
     previous = h;
   }
-  if (!at) return fail(ErrorCode::kDataLoss, "no manifest header");
+  if (!at) return unsound("rolled_back", "no manifest header");
   if (seen && (!previous || previous->header.version < seen->version))
-    return fail(ErrorCode::kDataLoss,
-                "the vault's newest manifest is " + std::to_string(previous ? previous->header.version : 0) +
-                    ", but version " + std::to_string(seen->version) + " has been seen",
-                "The vault was rolled back: put the newer copy back, or restore a backup.");
+    return unsound("rolled_back",
+                   "the vault's newest manifest is " +
+                       std::to_string(previous ? previous->header.version : 0) + ", but version " +
+                       std::to_string(seen->version) + " has been seen",
+                   "The vault was rolled back: put the newer copy back, or restore a backup.");
   return *at;
 }
 
@@ -147,8 +170,35 @@ Result<PublicKey> KeyService::initialize(const Storage &store, const Kms &kms) {
 }
 
 Result<KeyService> KeyService::open(Storage store, OpenKms open_kms, std::vector<PublicKey> writers,
-                                    std::function<uint64_t()> now) {
-  return KeyService(std::move(store), std::move(open_kms), std::move(writers), std::move(now));
+                                    std::function<uint64_t()> now, const AuditLog *audit) {
+  return KeyService(std::move(store), std::move(open_kms), std::move(writers), std::move(now), audit);
+}
+
+// ---- audit ----
+
+AuditEntry KeyService::entry(std::string_view who, std::string_view action, const AppId &app,
+                             std::string_view machine) const {
+  AuditEntry out;
+  out.who = who;
+  out.action = action;
+  out.app_id = hex(app);
+  out.machine = machine;
+  // The name is for people who read the log.
+  if (const auto record = store_.get(app_space(app), kRecordKey); audit_ && record && *record) {
+    Decoder d((*record)->value);
+    begins(d, "cfs1");
+    if (const auto key = decode_app_key(d.bytes())) out.app = key->name;
+  }
+  return out;
+}
+
+Result<Checkpoint> KeyService::exchange(const Checkpoint &mine) {
+  if (!audit_) return Checkpoint{};
+  AuditEntry entry;
+  entry.who = kApi;
+  entry.action = "checkpoint";
+  entry.other = {std::string(kApi), mine};
+  return audit_->append(entry);
 }
 
 Result<const SecretBytes *> KeyService::root() {
@@ -212,6 +262,7 @@ Result<KeyService::AppKey> KeyService::create_app(std::string_view name) {
         // Cut off between the two commits below: this App was never handed out.
       }
     }
+    COFFER_CHECK(log_ready());
     COFFER_TRY(const SecretBytes *root_key, root());
     COFFER_TRY(const SigningKey *id_key, identity());
     AppKeyRecord record;
@@ -233,7 +284,7 @@ Result<KeyService::AppKey> KeyService::create_app(std::string_view name) {
     naming.require(name_key(name), named ? named->revision : 0);
     naming.put(name_key(name), encode(NameEntry{record.app_id, false}));
     const auto done = store_.commit(kKeysSpace, naming);
-    if (done) return out;
+    if (done) return logged(entry(kApi, "create key", record.app_id), Result<AppKey>(std::move(out)));
     (void)store_.drop_space(app_space(record.app_id));
     if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
   }
@@ -243,15 +294,18 @@ Result<KeyService::AppKey> KeyService::create_app(std::string_view name) {
 Result<void> KeyService::destroy_app(std::string_view name) {
   COFFER_TRY(const auto named, store_.get(kKeysSpace, name_key(name)));
   if (!named) return {};
-  COFFER_TRY(NameEntry entry, decode_name(named->value));
-  if (!entry.destroyed) {
-    entry.destroyed = true;
+  COFFER_TRY(NameEntry named_app, decode_name(named->value));
+  AuditEntry destroyed = entry(kApi, "destroy key", named_app.app_id);
+  destroyed.app = name;
+  if (!named_app.destroyed) {
+    COFFER_CHECK(log_ready());
+    named_app.destroyed = true;
     Batch b;
     b.require(name_key(name), named->revision);
-    b.put(name_key(name), encode(entry));
+    b.put(name_key(name), encode(named_app));
     COFFER_CHECK(store_.commit(kKeysSpace, b));
   }
-  return store_.drop_space(app_space(entry.app_id));
+  return logged(std::move(destroyed), store_.drop_space(app_space(named_app.app_id)));
 }
 
 Result<std::vector<KeyInfo>> KeyService::list() const {
@@ -288,7 +342,7 @@ Result<std::vector<KeyInfo>> KeyService::list() const {
 
 Result<Opener> KeyService::opener(const AppId &app) {
   COFFER_TRY(const auto stored, store_.get(app_space(app), kPrivateKey));
-  if (!stored) return denied("the key service has no key of this App");
+  if (!stored) return denied("no_key", "the key service has no key of this App");
   COFFER_TRY(const SecretBytes *root_key, root());
   Decoder d(stored->value);
   const uint32_t epoch = d.u32();
@@ -329,20 +383,23 @@ Result<void> KeyService::advance(const AppId &app, const std::vector<Bytes> &hea
 Result<std::pair<KeyService::Grant, uint64_t>> KeyService::find_grant(const AppId &app,
                                                                       std::string_view machine) const {
   COFFER_TRY(const auto stored, store_.get(app_space(app), grant_key(machine)));
-  if (!stored) return denied("Machine " + std::string(machine) + " has no grant");
+  if (!stored) return denied("no_grant", "Machine " + std::string(machine) + " has no grant");
   COFFER_TRY(Grant grant, Grant::decode(stored->value));
-  if (grant.revoked) return denied("the grant of Machine " + std::string(machine) + " was revoked");
+  if (grant.revoked)
+    return denied("revoked", "the grant of Machine " + std::string(machine) + " was revoked");
   return std::pair(grant, stored->revision);
 }
 
 Result<void> KeyService::grant(const AppId &app, std::string_view machine, const PublicKey &host,
                                ByteSpan signed_spec) {
   COFFER_TRY(const SignedSpec spec, open_spec(Bytes(signed_spec.begin(), signed_spec.end()), writers_));
-  if (spec.spec.app_id != app) return denied("the launch spec belongs to another App");
-  if (spec.spec.machine != machine) return denied("the launch spec belongs to another Machine");
+  if (spec.spec.app_id != app) return denied("other_app", "the launch spec belongs to another App");
+  if (spec.spec.machine != machine)
+    return denied("other_machine", "the launch spec belongs to another Machine");
   COFFER_CHECK(check_host(host));
   COFFER_TRY(const auto app_key, store_.get(app_space(app), kRecordKey));
-  if (!app_key) return denied("the key service has no key of this App");
+  if (!app_key) return denied("no_key", "the key service has no key of this App");
+  COFFER_CHECK(log_ready());
   Grant g;
   g.host = host;
   g.number = spec.spec.number;
@@ -351,12 +408,16 @@ Result<void> KeyService::grant(const AppId &app, std::string_view machine, const
   Batch b;
   b.require_absent(grant_key(machine));
   b.put(grant_key(machine), g.encode());
+  AuditEntry granted = entry(kApi, "grant", app, machine);
+  granted.host = hex(host);
+  granted.spec = g.number;
   const auto done = store_.commit(app_space(app), b);
   if (done || done.error().code != ErrorCode::kAborted)
-    return done ? Result<void>{} : std::unexpected(done.error());
+    return logged(std::move(granted), done ? Result<void>{} : std::unexpected(done.error()));
   COFFER_TRY(const auto there, find_grant(app, machine));  // a revoked one stays revoked
   if (there.first.host != host)
-    return denied("Machine " + std::string(machine) + " is granted to another host");
+    return logged(std::move(granted), Result<void>(denied("other_host", "Machine " + std::string(machine) +
+                                                                            " is granted to another host")));
   return {};
 }
 
@@ -365,13 +426,14 @@ Result<void> KeyService::revoke(const AppId &app, std::string_view machine) {
     COFFER_TRY(const auto stored, store_.get(app_space(app), grant_key(machine)));
     if (!stored) return {};
     COFFER_TRY(Grant grant, Grant::decode(stored->value));
-    if (grant.revoked) return {};
+    // Revoked first, whatever becomes of the log; asked again, it is logged again.
+    if (grant.revoked) return logged(entry(kApi, "revoke", app, machine), Result<void>{});
     grant.revoked = true;
     Batch b;
     b.require(grant_key(machine), stored->revision);
     b.put(grant_key(machine), grant.encode());
     const auto done = store_.commit(app_space(app), b);
-    if (done) return {};
+    if (done) return logged(entry(kApi, "revoke", app, machine), Result<void>{});
     if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
   }
   return fail(ErrorCode::kAborted, "the grant is being changed by others", "Try again.");
@@ -380,14 +442,38 @@ Result<void> KeyService::revoke(const AppId &app, std::string_view machine) {
 // ---- for hosts ----
 
 Result<Bytes> KeyService::token(ByteSpan signed_request) {
+  AuditEntry asked;
+  asked.who = kUnknown;
+  asked.action = "token";
+  auto done = issue(signed_request, asked);
+  // A token alone opens nothing, and the open is durable.
+  const auto sync = done ? AuditLog::Sync::kLater : AuditLog::Sync::kNow;
+  return logged(std::move(asked), std::move(done), sync);
+}
+
+Result<Bytes> KeyService::open(ByteSpan signed_request) {
+  AuditEntry asked;
+  asked.who = kUnknown;
+  asked.action = "open";
+  auto done = open(signed_request, asked);
+  return logged(std::move(asked), std::move(done));
+}
+
+Result<Bytes> KeyService::issue(ByteSpan signed_request, AuditEntry &asked) {
   // Who signs is not known before the grant is: read the claims first, trust them after.
   Decoder peek(signed_request);
   begins(peek, "cfs1");
-  COFFER_TRY(const TokenRequest claimed, decode_token_request(peek.bytes()));
+  COFFER_TRY(const TokenRequest claimed, because("malformed", decode_token_request(peek.bytes())));
+  asked = entry(asked.who, asked.action, claimed.app_id, claimed.machine);
+  asked.instance = claimed.instance_id;
   COFFER_TRY(const auto found, find_grant(claimed.app_id, claimed.machine));
   const Grant &grant = found.first;
   if (!open_signed(signed_request, kTokenRequestLabel, {&grant.host, 1}))
-    return denied("the token request is not signed by the host that was granted Machine " + claimed.machine);
+    return not_signed(
+        signed_request, kTokenRequestLabel,
+        "the token request is not signed by the host that was granted Machine " + claimed.machine, asked);
+  asked.who = kHost;
+  asked.host = hex(grant.host);
   COFFER_CHECK(check_host(grant.host));
   COFFER_TRY(HmacSha256 key, token_key());
   MachineToken token;
@@ -402,26 +488,36 @@ Result<Bytes> KeyService::token(ByteSpan signed_request) {
   return coffer::encode(token, key);
 }
 
-Result<Bytes> KeyService::open(ByteSpan signed_request) {
+Result<Bytes> KeyService::open(ByteSpan signed_request, AuditEntry &asked) {
   Decoder peek(signed_request);
   begins(peek, "cfs1");
-  COFFER_TRY(const OpenRequest request, decode_open_request(peek.bytes()));
+  COFFER_TRY(const OpenRequest request, because("malformed", decode_open_request(peek.bytes())));
   COFFER_TRY(HmacSha256 mac_key, token_key());
-  COFFER_TRY(const MachineToken token, decode_token(request.token, mac_key));
+  COFFER_TRY(const MachineToken token, because("forged", decode_token(request.token, mac_key)));
+  asked = entry(asked.who, asked.action, token.app_id, token.machine);
+  asked.instance = token.instance_id;
   if (!open_signed(signed_request, kOpenRequestLabel, {&token.host, 1}))
-    return denied("the open request is not signed by the token's host");
+    return not_signed(signed_request, kOpenRequestLabel, "the open request is not signed by the token's host",
+                      asked);
+  asked.who = kHost;
+  asked.host = hex(token.host);
   const uint64_t now = now_();
-  if (now >= token.expires_ms) return denied("the machine token has expired");
-  if (token.issued_ms > now + kClockSkewMs) return denied("the machine token was issued in the future");
+  if (now >= token.expires_ms) return denied("expired", "the machine token has expired");
+  if (token.issued_ms > now + kClockSkewMs)
+    return denied("not_yet", "the machine token was issued in the future");
 
   COFFER_TRY(auto found, find_grant(token.app_id, token.machine));
   auto &[grant, grant_revision] = found;
-  if (grant.host != token.host) return denied("the grant belongs to another host");
+  if (grant.host != token.host) return denied("other_host", "the grant belongs to another host");
   COFFER_CHECK(check_host(grant.host));
-  COFFER_TRY(const SignedSpec spec, open_spec(request.spec, writers_));
-  if (spec.hash != token.spec) return denied("the machine token is for another launch spec");
-  if (spec.spec.app_id != token.app_id) return denied("the launch spec belongs to another App");
-  if (spec.spec.machine != token.machine) return denied("the launch spec belongs to another Machine");
+  COFFER_TRY(const SignedSpec spec, because("untrusted_spec", open_spec(request.spec, writers_)));
+  asked.spec = spec.spec.number;
+  asked.version = spec.spec.version;
+  asked.count = request.records.size();
+  if (spec.hash != token.spec) return denied("other_spec", "the machine token is for another launch spec");
+  if (spec.spec.app_id != token.app_id) return denied("other_app", "the launch spec belongs to another App");
+  if (spec.spec.machine != token.machine)
+    return denied("other_machine", "the launch spec belongs to another Machine");
 
   const std::string space = app_space(token.app_id);
   Batch batch;
@@ -431,8 +527,9 @@ Result<Bytes> KeyService::open(ByteSpan signed_request) {
   const bool known = spec.hash == grant.spec || (grant.undo != Hash{} && spec.hash == grant.undo);
   if (!known) {
     if (spec.spec.number <= grant.number)
-      return denied("launch spec " + std::to_string(spec.spec.number) + " is not the newest one of Machine " +
-                    token.machine + ", nor the one before it");
+      return denied("old_spec", "launch spec " + std::to_string(spec.spec.number) +
+                                    " is not the newest one of Machine " + token.machine +
+                                    ", nor the one before it");
     grant.number = spec.spec.number;
     grant.spec = spec.hash;
     grant.undo = spec.spec.undo;
@@ -447,8 +544,8 @@ Result<Bytes> KeyService::open(ByteSpan signed_request) {
     COFFER_TRY(const SeenHead head, reach(before, request.headers, token.app_id, writers_, chain));
     const auto at = chain.find(spec.spec.version);
     if (at == chain.end() || at->second != spec.spec.header)
-      return fail(ErrorCode::kDataLoss, "launch spec " + std::to_string(spec.spec.number) +
-                                            " names a manifest that is not in the chain");
+      return unsound("not_in_chain", "launch spec " + std::to_string(spec.spec.number) +
+                                         " names a manifest that is not in the chain");
     if (!before || head.version > before->version) {
       batch.require(std::string(kSeenKey), stored_seen ? stored_seen->revision : 0);
       batch.put(std::string(kSeenKey), encode(head));
@@ -459,27 +556,28 @@ Result<Bytes> KeyService::open(ByteSpan signed_request) {
   batch.require(grant_key(token.machine), grant_revision);
 
   // The launch spec pins the manifest, the manifest its parts, a part the records.
-  COFFER_TRY(const HashedHeader header, open_header(request.proof_header, writers_, token.app_id));
+  COFFER_TRY(const HashedHeader header,
+             because("untrusted_header", open_header(request.proof_header, writers_, token.app_id)));
   if (header.hash != spec.spec.header || header.header.version != spec.spec.version)
-    return fail(ErrorCode::kDataLoss, "the manifest is not the one that the launch spec names");
+    return unsound("other_manifest", "the manifest is not the one that the launch spec names");
   if (sha256(request.proof_body) != header.header.body)
-    return fail(ErrorCode::kDataLoss, "the manifest's body was changed");
-  COFFER_TRY(const Body body, decode_body(request.proof_body));
+    return unsound("changed_body", "the manifest's body was changed");
+  COFFER_TRY(const Body body, because("changed_body", decode_body(request.proof_body)));
   std::vector<Entry> entries;
   for (const Bytes &part : request.proof_parts) {
     if (std::ranges::find(body.parts, sha256(part)) == body.parts.end())
-      return fail(ErrorCode::kDataLoss, "a part of the manifest was changed");
-    COFFER_CHECK(decode_part(part, entries));
+      return unsound("changed_part", "a part of the manifest was changed");
+    COFFER_CHECK(because("changed_part", decode_part(part, entries)));
   }
   COFFER_TRY(Opener app_opener, opener(token.app_id));
   std::vector<OpenedSecret> opened;
   for (const auto &[name, record] : request.records) {
     const auto entry = std::ranges::lower_bound(entries, name, {}, &Entry::name);
     if (entry == entries.end() || entry->name != name)
-      return fail(ErrorCode::kDataLoss, "secret " + name + " is not in the manifest");
+      return unsound("unknown_secret", "secret " + name + " is not in the manifest");
     if (sha256(record) != entry->record)
-      return fail(ErrorCode::kDataLoss, "the record of secret " + name + " was changed");
-    auto value = app_opener.open(name, record);
+      return unsound("changed_record", "the record of secret " + name + " was changed");
+    auto value = because("changed_record", app_opener.open(name, record));
     if (!value) return std::unexpected(std::move(value).error().in("secret " + name));
     opened.push_back({name, *std::move(value)});
   }
@@ -502,7 +600,7 @@ Result<Bytes> KeyService::open(ByteSpan signed_request) {
   if (!done) {
     if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
     COFFER_TRY(const auto used, store_.get(space, used_key(token.id)));
-    if (used) return denied("the machine token was used before");
+    if (used) return denied("used", "the machine token was used before");
     return fail(ErrorCode::kAborted, "grant or manifest changed meanwhile", "Try again.");
   }
   return sign(*id_key, kOpenAnswerLabel, coffer::encode(answer));

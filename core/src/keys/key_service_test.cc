@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <map>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -22,6 +23,7 @@ namespace {
 
 using fakes::Fails;
 using fakes::ok;
+namespace fs = std::filesystem;
 
 using Values = std::map<std::string, std::string>;
 
@@ -105,7 +107,8 @@ class KeyServiceTest : public testing::TestWithParam<const char *> {
   }
   KeyService service() {
     auto opened = KeyService::open(
-        open_store(), [this] { return open_kms(); }, {writer_.public_key()}, [this] { return now_.load(); });
+        open_store(), [this] { return open_kms(); }, {writer_.public_key()}, [this] { return now_.load(); },
+        &log_);
     if (!opened) throw std::runtime_error(opened.error().message);
     for (const SigningKey *host : {&host_, &stranger_}) opened->trust(host->public_key());
     return *std::move(opened);
@@ -235,6 +238,17 @@ class KeyServiceTest : public testing::TestWithParam<const char *> {
     return out;
   }
 
+  std::vector<AuditFile> logs() const { return {{"keys", log_.file()}}; }
+  std::vector<AuditEntry> logged() const {
+    std::vector<AuditEntry> all;
+    EXPECT_TRUE(ok(read_audit(logs(), [&](const AuditFile &, std::string_view line, bool) {
+      const auto e = decode_audit_line(line);
+      EXPECT_TRUE(ok(e));
+      if (e) all.push_back(e->entry);
+    })));
+    return all;
+  }
+
   void opens_newest() {
     const auto opened = open_newest();
     ASSERT_TRUE(ok(opened));
@@ -246,6 +260,7 @@ class KeyServiceTest : public testing::TestWithParam<const char *> {
                    stranger_ = SigningKey::generate();
   PublicKey identity_{};
   std::atomic<uint64_t> now_ = now_ms();
+  const AuditLog log_{folder_.path() / "audit" / "keys.log"};
   std::optional<KeyService> service_;
   std::optional<Served> served_;
   Keys *keys_ = nullptr;  // the service, or its socket
@@ -365,16 +380,143 @@ TEST_P(KeyServiceTest, EachWrongRequestIsRefusedForItsOwnReason) {
        "launch spec 1 is not the newest one of Machine m1"},
   };
   std::map<std::string, std::string> by_text;
+  std::set<std::string> outcomes;
   for (const Case &c : cases) {
     SCOPED_TRACE(c.what);
     const uint64_t now = now_;
     EXPECT_THAT(c.attempt(), Fails(c.code, c.text));
     now_ = now;
     by_text[c.text] += c.what;
+    // The log has a reason, not only a code.
+    const std::string outcome = logged().back().outcome;
+    EXPECT_THAT(outcome, testing::Not(testing::AnyOf("ok", "permission_denied", "data_loss")));
+    outcomes.insert(outcome);
   }
   EXPECT_GE(by_text.size(), 25u);
+  EXPECT_GE(outcomes.size(), 18u) << testing::PrintToString(outcomes);
   // Not one of them has used anything up.
   opens_newest();
+}
+
+// P3 in one table: of ten requests one opens, and each refusal can be told from the others in the log.
+TEST_P(KeyServiceTest, ExactlyTheRightRequestOpensAndEachOtherHasItsOwnReasonInTheLog) {
+  const SignedSpec strangers = spec(web_, "m3", 1, v2_);  // another host, with a right of its own
+  ASSERT_TRUE(ok(keys_->grant(web_.app_id, "m3", stranger_.public_key(), strangers.envelope)));
+  struct Case {
+    const char *what;
+    std::function<bool()> opens;
+    const char *outcome, *who;
+  };
+  const auto newest = [this](Spoil spoil) {
+    return [this, spoil] { return open_newest(spoil).has_value(); };
+  };
+  const Case cases[] = {
+      {"right", newest({}), "ok", "host"},
+      {"replayed", [this] { return keys_->open(last_sent_).has_value(); }, "used", "host"},
+      {"other host", newest({.open_signer = &stranger_}), "other_host", "host"},
+      {"other App",
+       [&] {
+         return open(other_spec_, other1_, {other1_.header},
+                     {.token_request =
+                          [&](TokenRequest &r) {
+                            r.app_id = web_.app_id;
+                            r.machine = "m1";
+                          }})
+             .has_value();
+       },
+       "other_app", "host"},
+      {"other Machine",
+       [&] {
+         return open(m2_, v2_, {v2_.header}, {.token_request = [](TokenRequest &r) { r.machine = "m1"; }})
+             .has_value();
+       },
+       "other_machine", "host"},
+      {"other launch spec", newest({.request = [&](OpenRequest &r) { r.spec = spec1_.envelope; }}),
+       "other_spec", "host"},
+      {"expired", newest({.before_open = [this] { now_ += kTokenLifetimeMs; }}), "expired", "host"},
+      {"forged", newest({.token = [](Bytes &t) { flip(t, 20); }}), "forged", "unknown"},
+      {"without host signature", newest({.sent = [](Bytes &b) { flip(b, b.size() - 1); }}), "not_signed",
+       "unknown"},
+      {"revoked", newest({.before_open = [this] { ASSERT_TRUE(ok(keys_->revoke(web_.app_id, "m1"))); }}),
+       "revoked", "host"},
+  };
+  std::set<std::string> outcomes;
+  int opened = 0;
+  for (const Case &c : cases) {
+    SCOPED_TRACE(c.what);
+    const uint64_t now = now_;
+    const size_t before = logged().size();
+    const bool opens = c.opens();
+    now_ = now;
+    EXPECT_EQ(opens, std::string_view("right") == c.what);
+    opened += opens;
+    const std::vector<AuditEntry> all = logged();
+    ASSERT_GT(all.size(), before);
+    const AuditEntry &last = all.back();
+    EXPECT_EQ(last.action, "open");
+    EXPECT_EQ(last.outcome, c.outcome);
+    EXPECT_EQ(last.who, c.who);
+    EXPECT_TRUE(outcomes.insert(last.outcome).second);
+    if (last.outcome == "forged") continue;  // nothing that it says is believed
+    EXPECT_EQ(last.app, "web");
+    EXPECT_EQ(last.app_id, hex(web_.app_id));
+    EXPECT_EQ(last.machine, "m1");
+    EXPECT_EQ(last.instance, "instance");
+    if (last.who != "host") continue;
+    EXPECT_EQ(last.host, hex((last.outcome == "other_host" ? stranger_ : host_).public_key()));
+  }
+  EXPECT_EQ(opened, 1);
+  EXPECT_EQ(outcomes.size(), std::size(cases));
+  const auto report = verify_audit(logs());
+  ASSERT_TRUE(ok(report));
+  EXPECT_TRUE(report->findings.empty());
+}
+
+TEST_P(KeyServiceTest, WhatWasGrantedIssuedOpenedRevokedAndDestroyedIsInTheLogAndNoValue) {
+  opens_newest();
+  ASSERT_TRUE(ok(keys_->revoke(web_.app_id, "m1")));
+  ASSERT_TRUE(ok(keys_->destroy_app("web")));
+  std::vector<std::string> actions;
+  for (const AuditEntry &e : logged()) {
+    actions.push_back(e.action + " " + e.app + (e.machine.empty() ? "" : " " + e.machine));
+    EXPECT_EQ(e.outcome, "ok");
+  }
+  EXPECT_THAT(actions, testing::ElementsAre("create key web", "create key other", "grant web m1",
+                                            "grant web m2", "grant other o1", "token web m1", "open web m1",
+                                            "revoke web m1", "destroy key web"));
+  const AuditEntry open = logged().at(6);
+  EXPECT_EQ(open.count, 2u);
+  EXPECT_EQ(open.spec, 2u);
+  EXPECT_EQ(open.version, 2u);
+  std::ifstream in(log_.file());
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  EXPECT_THAT(text, testing::HasSubstr("\"web\""));
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("second a")));
+}
+
+TEST_P(KeyServiceTest, WhatCannotBeLoggedIsNotOpenedAndNotGranted) {
+  const fs::path kept = folder_.path() / "kept";
+  const auto block = [&] {
+    fs::rename(log_.file(), kept);
+    fs::create_directory(log_.file());
+  };
+  const auto unblock = [&] {
+    fs::remove(log_.file());
+    fs::rename(kept, log_.file());
+  };
+  EXPECT_THAT(open_newest({.before_open = block}), Fails(ErrorCode::kUnavailable, "keys.log"));
+  EXPECT_THAT(open_newest(), Fails(ErrorCode::kUnavailable, "keys.log"));
+  const SignedSpec m3 = spec(web_, "m3", 1, v2_);
+  EXPECT_THAT(keys_->grant(web_.app_id, "m3", host_.public_key(), m3.envelope),
+              Fails(ErrorCode::kUnavailable, "keys.log"));
+  EXPECT_THAT(keys_->create_app("third"), Fails(ErrorCode::kUnavailable, "keys.log"));
+  EXPECT_THAT(keys_->destroy_app("web"), Fails(ErrorCode::kUnavailable, "keys.log"));
+  // What ends a right is done all the same.
+  EXPECT_THAT(keys_->revoke(web_.app_id, "m2"), Fails(ErrorCode::kUnavailable, "keys.log"));
+  unblock();
+  opens_newest();
+  EXPECT_THAT(open(m3, v2_, {v2_.header}), Fails(ErrorCode::kPermissionDenied, "has no grant"));
+  EXPECT_THAT(open(m2_, v2_, {v2_.header}), Fails(ErrorCode::kPermissionDenied, "was revoked"));
 }
 
 TEST_P(KeyServiceTest, ARequestWithoutTheHostsSignatureOpensNothing) {

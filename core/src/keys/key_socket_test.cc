@@ -51,6 +51,10 @@ class FakeKeyService : public Keys {
   Result<void> revoke(const AppId &app, std::string_view machine) override {
     return called("revoke " + hex(app) + " " + std::string(machine));
   }
+  Result<Checkpoint> exchange(const Checkpoint &mine) override {
+    COFFER_CHECK(called("exchange " + std::to_string(mine.number) + " " + hex(mine.hash).substr(0, 4)));
+    return Checkpoint{mine.number + 1, {8}};
+  }
   Result<Bytes> token(ByteSpan request) override {
     COFFER_CHECK(called("token " + hex(request)));
     return Bytes{4};
@@ -177,13 +181,14 @@ TEST_F(KeySocketTest, EachQuestionArrivesAsItWasAskedAndEachAnswerToo) {
   EXPECT_EQ(hosts->front().enrolled_ms, 42u);
   EXPECT_TRUE(hosts->front().revoked);
   EXPECT_TRUE(ok(client_.revoke_host("alpha")));
+  EXPECT_EQ(client_.exchange({7, {0xef}}).value(), (Checkpoint{8, {8}}));
   stop();
   const std::string app = hex(id);
   EXPECT_THAT(service_.calls,
               ElementsAre("create_app web", "destroy_app web", "seen " + app, "seen " + hex(AppId{}),
                           "advance " + app + " 01  0203", "grant " + app + " m1 cd00 08",
                           "revoke " + app + " m1", "token 05", "open of 3145728", "enrol 06", "list",
-                          "unlock", "invite alpha", "hosts", "revoke_host alpha"));
+                          "unlock", "invite alpha", "hosts", "revoke_host alpha", "exchange 7 ef00"));
 }
 
 TEST_F(KeySocketTest, ARefusalArrivesWithCodeSentenceAndRemedy) {
@@ -211,11 +216,12 @@ std::vector<Bytes> requests() {
           of(11).take(),
           of(12).text("alpha").take(),
           of(13).take(),
-          of(14).text("alpha").take()};
+          of(14).text("alpha").take(),
+          of(15).u64(1).raw(Hash{}).take()};
 }
 
 TEST_F(KeySocketTest, WhoMayAskWhatIsDecidedByWhoAsks) {
-  const std::set<int> anybody = {8, 9}, api = {1, 2, 3, 4, 5, 6, 8, 9, 10}, agent = {7, 8, 9},
+  const std::set<int> anybody = {8, 9}, api = {1, 2, 3, 4, 5, 6, 8, 9, 10, 15}, agent = {7, 8, 9},
                       admin = {8, 9, 10, 11, 12, 13, 14};
   const auto may = [&](unsigned callers) {
     std::set<int> out;

@@ -2,6 +2,7 @@
 #ifndef COFFER_KEYS_KEY_STORE_H
 #define COFFER_KEYS_KEY_STORE_H
 
+#include "coffer/base/log.h"
 #include "coffer/format/magic.h"
 #include "coffer/keys/key_service.h"
 
@@ -23,8 +24,23 @@ inline std::string grant_key(std::string_view machine) {
 }
 inline std::string used_key(ByteSpan id) { return "used/" + hex(id); }
 
-inline std::unexpected<Error> denied(std::string why) {
-  return fail(ErrorCode::kPermissionDenied, std::move(why));
+// `reason`: of the audit log; docs/format.md lists them.
+inline std::unexpected<Error> denied(std::string_view reason, std::string why) {
+  return std::unexpected(Error{ErrorCode::kPermissionDenied, std::move(why), {}, reason});
+}
+
+// Who asks, in the audit log.
+inline constexpr std::string_view kApi = "api", kAdmin = "admin", kHost = "host", kUnknown = "unknown";
+
+template <class T>
+Result<T> KeyService::logged(AuditEntry entry, Result<T> done, AuditLog::Sync sync) const {
+  if (!audit_) return done;
+  if (!done) entry.outcome = outcome_of(done.error());
+  const auto written = audit_->append(entry, sync);
+  if (written) return done;
+  if (done) return std::unexpected(written.error());
+  log(LogLevel::kWarn, "keys", "a refusal was not logged: " + written.error().message);
+  return done;
 }
 
 // The right of one host to boot one Machine.

@@ -46,6 +46,7 @@ class WatchedKeys : public AppKeys, public BootKeys {
   Result<void> revoke(const AppId &app, std::string_view machine) override {
     return service_.revoke(app, machine);
   }
+  Result<Checkpoint> exchange(const Checkpoint &mine) override { return service_.exchange(mine); }
   Result<Bytes> token(ByteSpan request) override { return service_.token(request); }
   Result<void> enrol(ByteSpan request) override { return service_.enrol(request); }
   Result<Bytes> open(ByteSpan request) override {

@@ -25,8 +25,10 @@ class KeyService : public Keys {
   static Result<PublicKey> initialize(const Storage &store, const Kms &kms);
   // `writers`: whose manifests and launch specs count.
   // `now`: milliseconds since 1970, for the life of tokens.
+  // `audit`: has what is done before the caller does, and every refusal of a token or an open; outlives the
+  // service.  nullptr: nothing is logged.
   static Result<KeyService> open(Storage store, OpenKms open_kms, std::vector<PublicKey> writers,
-                                 std::function<uint64_t()> now = now_ms);
+                                 std::function<uint64_t()> now = now_ms, const AuditLog *audit = nullptr);
 
   // ---- for the API: protocol.h ----
   Result<AppKey> create_app(std::string_view name) override;
@@ -36,6 +38,7 @@ class KeyService : public Keys {
   Result<void> grant(const AppId &, std::string_view machine, const PublicKey &host,
                      ByteSpan signed_spec) override;
   Result<void> revoke(const AppId &, std::string_view machine) override;
+  Result<Checkpoint> exchange(const Checkpoint &mine) override;
 
   // ---- for hosts: protocol.h ----
   Result<Bytes> token(ByteSpan signed_request) override;
@@ -56,22 +59,35 @@ class KeyService : public Keys {
 
  private:
   struct Grant;
-  KeyService(Storage store, OpenKms open_kms, std::vector<PublicKey> writers, std::function<uint64_t()> now)
+  KeyService(Storage store, OpenKms open_kms, std::vector<PublicKey> writers, std::function<uint64_t()> now,
+             const AuditLog *audit)
       : store_(std::move(store)),
         open_kms_(std::move(open_kms)),
         writers_(std::move(writers)),
-        now_(std::move(now)) {}
+        now_(std::move(now)),
+        audit_(audit) {}
   Result<const SecretBytes *> root();
   Result<const SigningKey *> identity();
   Result<HmacSha256> token_key();
   Result<Opener> opener(const AppId &);
   Result<std::pair<Grant, uint64_t>> find_grant(const AppId &, std::string_view machine) const;
   Result<void> check_host(const PublicKey &) const;
+  // The unlogged half of token(), open() and enrol(): they say in `entry` who asked for what.
+  Result<Bytes> issue(ByteSpan signed_request, AuditEntry &entry);
+  Result<Bytes> open(ByteSpan signed_request, AuditEntry &entry);
+  Result<void> enrol(ByteSpan signed_request, AuditEntry &entry);
+  AuditEntry entry(std::string_view who, std::string_view action, const AppId &,
+                   std::string_view machine = {}) const;
+  Result<void> log_ready() const { return audit_ ? audit_->ready() : Result<void>{}; }
+  // What was done is told when it stands in the log; what was refused is refused in any case.
+  template <class T>
+  Result<T> logged(AuditEntry, Result<T> done, AuditLog::Sync = AuditLog::Sync::kNow) const;
 
   Storage store_;
   OpenKms open_kms_;
   std::vector<PublicKey> writers_;
   std::function<uint64_t()> now_;
+  const AuditLog *audit_;
   SecretBytes root_;
   std::optional<SigningKey> identity_;
   std::vector<PublicKey> trusted_hosts_;

@@ -42,6 +42,7 @@ class KeyClient : public Keys {
   Result<void> grant(const AppId &, std::string_view machine, const PublicKey &host,
                      ByteSpan signed_spec) override;
   Result<void> revoke(const AppId &, std::string_view machine) override;
+  Result<Checkpoint> exchange(const Checkpoint &mine) override;
   Result<Bytes> token(ByteSpan signed_request) override;
   Result<Bytes> open(ByteSpan signed_request) override;
   Result<void> enrol(ByteSpan signed_request) override;

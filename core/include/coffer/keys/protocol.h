@@ -14,6 +14,7 @@
 #ifndef COFFER_KEYS_PROTOCOL_H
 #define COFFER_KEYS_PROTOCOL_H
 
+#include "coffer/audit/audit_log.h"
 #include "coffer/format/machine.h"
 #include "coffer/format/manifest.h"
 #include "coffer/plugin_host/injector.h"
@@ -108,6 +109,9 @@ class AppKeys {
                              ByteSpan signed_spec) = 0;
   // Durable when it returns: nothing is opened for the Machine any more.
   virtual Result<void> revoke(const AppId &, std::string_view machine) = 0;
+  // `mine` is where the caller's audit log is, durably: the key service's keeps it.  Answers where that is
+  // then; number 0: it has none.
+  virtual Result<Checkpoint> exchange(const Checkpoint &mine) = 0;
 };
 
 // What a host may ask of the key service.  Embedded: the service itself; else its socket.
