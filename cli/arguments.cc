@@ -290,6 +290,14 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
                 "  coffer token revoke ci\n  coffer token revoke 1b0f4f6c5f0e4c5ea0f1d9a3c7e8b2d4"),
         "ID|NAME", "see `coffer token list`", 1, 1);
 
+  CLI::App *audit = group("audit", "what was done and refused, by whom");
+  c = command(audit, "log", "entries of the audit logs; names, never a value",
+              "  coffer audit log -n 20\n  coffer audit log -a web\n  coffer audit log --service keys -j");
+  c->add_option("--service", a.service, "only of this one: api or keys")->type_name("NAME");
+  c->add_option("-n,--lines", a.lines, "only the last N entries")->type_name("N");
+  command(audit, "verify", "find entries that were changed, moved, removed or cut off",
+          "  coffer audit verify\n  coffer audit verify -j");
+
   // What stands behind "--" is the command of a Machine and none of our business.
   int ours = argc;
   for (int i = 1; i < argc; ++i)

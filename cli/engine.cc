@@ -42,14 +42,23 @@ Result<TokenAuthority> Engine::tokens() const {
 
 Result<Kms> Engine::open_kms() const { return Kms::open(config_.kms); }
 
+std::vector<AuditFile> Engine::audit_files() const {
+  std::vector<AuditFile> out = {{"api", api_log_.file()}};
+  // That of a key service elsewhere lies there.
+  if (config_.keys_socket.empty() || std::filesystem::exists(keys_log_.file()))
+    out.push_back({"keys", keys_log_.file()});
+  return out;
+}
+
 Result<Keys *> Engine::keys() {
   if (!keys_ && !config_.keys_socket.empty())
     keys_ = std::make_unique<KeyClient>(config_.keys_socket.string());
   if (!keys_) {
     COFFER_TRY(const Pins pins, home_.pins());
     COFFER_TRY(Storage store, Storage::open(config_.keys_storage));
-    COFFER_TRY(KeyService opened,
-               KeyService::open(std::move(store), [this] { return open_kms(); }, pins.writers));
+    COFFER_TRY(
+        KeyService opened,
+        KeyService::open(std::move(store), [this] { return open_kms(); }, pins.writers, now_ms, &keys_log_));
     auto own = std::make_unique<KeyService>(std::move(opened));
     own_keys_ = own.get();
     keys_ = std::move(own);
@@ -97,7 +106,7 @@ Result<Deployer *> Engine::deployer() {
     COFFER_TRY(Vault * v, vault());
     COFFER_TRY(Keys * k, keys());
     COFFER_TRY(Agent * a, agent());
-    deployer_ = std::make_unique<Deployer>(*v, *k, *a, who());
+    deployer_ = std::make_unique<Deployer>(*v, *k, *a, who(), &api_log_);
   }
   return deployer_.get();
 }

@@ -30,17 +30,24 @@ class Engine {
   Result<Deployer *> deployer();
   Result<TokenAuthority> tokens() const;
   Result<Kms> open_kms() const;
+  // The audit logs of this home: of the API's half and of the key service.
+  std::vector<AuditFile> audit_files() const;
   // The App that the command is about: -a, COFFER_APP, App config.
   Result<App> app();
   Result<App> app(std::string_view name);
 
  private:
   Engine(const Arguments &arguments, Home home, EngineConfig config)
-      : arguments_(arguments), home_(std::move(home)), config_(std::move(config)) {}
+      : arguments_(arguments),
+        home_(std::move(home)),
+        config_(std::move(config)),
+        api_log_(home_.audit_log("api")),
+        keys_log_(home_.audit_log("keys")) {}
 
   const Arguments &arguments_;
   Home home_;
   EngineConfig config_;
+  AuditLog api_log_, keys_log_;
   std::unique_ptr<Vault> vault_;
   std::unique_ptr<Keys> keys_;
   KeyService *own_keys_ = nullptr;

@@ -4,6 +4,7 @@
 //   api/writer.key  api/digest.key  api/token.root  host/host.key      32 bytes each, mode 0400
 //   api/token.revoked                                  ids of revoked user tokens
 //   pins/identity  pins/writers                        public keys trusted here, one hex line each
+//   audit/api.log  audit/keys.log                      what was done and refused, one JSON line each
 //   client/seen                                        NAME APP_ID EPOCH: what this client has seen
 #ifndef COFFER_CLI_HOME_H
 #define COFFER_CLI_HOME_H
@@ -37,6 +38,9 @@ class Home {
   Result<Pins> pins() const;
   // Of the pins: whose manifests and launch specs count.
   Result<std::vector<PublicKey>> writers() const;
+  std::filesystem::path audit_log(std::string_view service) const {
+    return dir() / "audit" / (std::string(service) + ".log");
+  }
 
   // A `coffer agent` watches this home's Machines: it holds a lock on host/agent.lock.
   bool agent_runs() const;

@@ -55,6 +55,8 @@ const std::map<std::string_view, Command> kCommands = {
     {"token check", token_check},
     {"token list", token_list},
     {"token revoke", token_revoke},
+    {"audit log", audit_log},
+    {"audit verify", audit_verify},
 };
 
 }  // namespace

@@ -88,8 +88,10 @@ Result<void> serve(const Options &o) {
   COFFER_TRY(where.api, users(config.keys_api));
   COFFER_TRY(where.agents, users(config.keys_agents));
   COFFER_CHECK(KeyServer::check(where));
-  COFFER_TRY(KeyService service,
-             KeyService::open(std::move(store), [&] { return Kms::open(config.kms); }, writers));
+  const AuditLog audit(home.audit_log("keys"));
+  COFFER_TRY(
+      KeyService service,
+      KeyService::open(std::move(store), [&] { return Kms::open(config.kms); }, writers, now_ms, &audit));
   // Now, not at the first boot: a KMS that does not answer is noticed by whoever starts this.
   COFFER_CHECK(service.unlock());
   if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)

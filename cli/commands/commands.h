@@ -46,6 +46,8 @@ Result<int> token_narrow(Arguments &);
 Result<int> token_check(Arguments &);
 Result<int> token_list(Arguments &);
 Result<int> token_revoke(Arguments &);
+Result<int> audit_log(Arguments &);
+Result<int> audit_verify(Arguments &);
 
 }  // namespace coffer::cli
 #endif

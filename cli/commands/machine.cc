@@ -372,6 +372,7 @@ Result<int> machine_exec(Arguments &a) {
     while (n < 0 && errno == EINTR);
     return n;
   };
+  COFFER_CHECK(o.deployer->log_exec(o.app, m));
   COFFER_TRY(const int32_t code, agent->exec(m.view->state, a.tail, out, in, STDIN_FILENO));
   return code;
 }

@@ -4,12 +4,17 @@
 #include <algorithm>
 #include <map>
 
+#include "coffer/base/log.h"
 #include "coffer/base/process.h"
 
 namespace coffer {
 namespace {
 constexpr int kMaxTries = 50;
-}
+// An exchange of checkpoints costs a durable write of the key service, and a set has to be cheap: of those
+// only every so many entries one.
+constexpr uint64_t kExchangeEvery = 16;
+constexpr std::string_view kSet = "set", kUnset = "unset";
+}  // namespace
 
 std::string_view to_string(SecretStatus s) {
   switch (s) {
@@ -25,27 +30,72 @@ std::string_view to_string(SecretStatus s) {
   return "Unknown";
 }
 
+// ---- audit ----
+
+AuditEntry Deployer::entry(std::string_view action, std::string_view app) const {
+  AuditEntry out;
+  out.who = who_;
+  out.action = action;
+  out.app = app;
+  return out;
+}
+
+AuditEntry Deployer::entry(std::string_view action, const App &app, const std::string &machine) const {
+  AuditEntry out = entry(action, app.name());
+  out.app_id = hex(app.id());
+  out.machine = machine;
+  return out;
+}
+
+Result<void> Deployer::log_done(AuditEntry about, const Error *failed) {
+  if (!audit_ || about.action.empty()) return {};
+  if (failed) about.outcome = outcome_of(*failed);
+  const auto at = audit_->append(about);
+  if (!at) return fail(at.error().code, "done, but not logged: " + at.error().message, at.error().remedy);
+  const bool cheap = about.action == kSet || about.action == kUnset;
+  if (cheap && at->number % kExchangeEvery != 0) return {};
+  // It failed: the next one covers this one too.
+  const auto exchanged = [&]() -> Result<void> {
+    COFFER_TRY(const Checkpoint theirs, keys_.exchange(*at));
+    if (theirs.number == 0) return {};
+    AuditEntry seen;
+    seen.who = "keys";
+    seen.action = "checkpoint";
+    seen.other = {"keys", theirs};
+    COFFER_CHECK(audit_->append(seen, AuditLog::Sync::kLater));
+    return {};
+  };
+  if (const auto done = exchanged(); !done)
+    log(LogLevel::kWarn, "audit", "no checkpoints were exchanged: " + done.error().message);
+  return {};
+}
+
 // ---- Apps ----
 
 Result<App> Deployer::create_app(std::string_view name) {
-  // The vault first: while it has the App, also one whose destroying was cut off, its name gets no new key.
-  if (const auto there = vault_.app(name); there)
-    return fail(ErrorCode::kAlreadyExists, "App " + std::string(name) + " exists already",
-                "Choose another name, or use it as it is.");
-  else if (there.error().code != ErrorCode::kNotFound)
-    return std::unexpected(there.error());
-  COFFER_TRY(const AppKeys::AppKey key, keys_.create_app(name));
-  COFFER_TRY(App app, vault_.create_app(name, key.app_id, key.signed_record, who_));
-  COFFER_CHECK(newest(app));
-  return app;
+  return logged(entry("create app", name), [&](AuditEntry &about) -> Result<App> {
+    // The vault first: while it has the App, also one whose destroying was cut off, its name gets no new key.
+    if (const auto there = vault_.app(name); there)
+      return fail(ErrorCode::kAlreadyExists, "App " + std::string(name) + " exists already",
+                  "Choose another name, or use it as it is.");
+    else if (there.error().code != ErrorCode::kNotFound)
+      return std::unexpected(there.error());
+    COFFER_TRY(const AppKeys::AppKey key, keys_.create_app(name));
+    about.app_id = hex(key.app_id);
+    COFFER_TRY(App app, vault_.create_app(name, key.app_id, key.signed_record, who_));
+    COFFER_CHECK(newest(app));
+    return app;
+  });
 }
 
 Result<void> Deployer::destroy_app(const App &app) {
-  COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
-  for (const MachineStatus &m : all) COFFER_CHECK(destroy(app, m));
-  COFFER_CHECK(recover(app));
-  COFFER_CHECK(keys_.destroy_app(app.name()));
-  return vault_.drop_app(app);
+  return logged(entry("destroy app", app), [&](AuditEntry &) -> Result<void> {
+    COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
+    for (const MachineStatus &m : all) COFFER_CHECK(destroy(app, m));
+    COFFER_CHECK(recover(app));
+    COFFER_CHECK(keys_.destroy_app(app.name()));
+    return vault_.drop_app(app);
+  });
 }
 
 // ---- secrets ----
@@ -89,12 +139,18 @@ Result<Manifest> Deployer::newest(const App &app) {
 
 Result<Written> Deployer::write(const App &app, const std::vector<SealedSecret> &set,
                                 const std::vector<std::string> &unset) {
-  COFFER_TRY(const auto seen, keys_.seen(app.id()));
-  COFFER_TRY(Written written, vault_.write(app, set, unset, who_, [&](const Manifest &base) {
-    return check_fresh(app, seen, base);
-  }));
-  COFFER_CHECK(report(app, seen, written.manifest.version()));
-  return written;
+  AuditEntry writes = entry(set.empty() ? kUnset : kSet, app);
+  for (const SealedSecret &s : set) writes.names.push_back(s.name);
+  writes.names.insert(writes.names.end(), unset.begin(), unset.end());
+  return logged(std::move(writes), [&](AuditEntry &about) -> Result<Written> {
+    COFFER_TRY(const auto seen, keys_.seen(app.id()));
+    COFFER_TRY(Written written, vault_.write(app, set, unset, who_, [&](const Manifest &base) {
+      return check_fresh(app, seen, base);
+    }));
+    about.version = written.manifest.version();
+    COFFER_CHECK(report(app, seen, written.manifest.version()));
+    return written;
+  });
 }
 
 Result<std::vector<SecretView>> Deployer::secrets(const App &app, const Manifest &manifest) {
@@ -219,6 +275,20 @@ Result<std::vector<MachineStatus>> Deployer::settled_machines(const App &app) {
 }
 
 Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason, bool force) {
+  return logged(entry("deploy", app), [&](AuditEntry &about) {
+    auto done = roll_out(app, reason, force);
+    if (!done) return done;
+    about.version = done->version;
+    about.release = done->release;
+    if (done->failed)
+      about.outcome = outcome_of(*done->failed);
+    else if (done->release == 0)
+      about.action.clear();
+    return done;
+  });
+}
+
+Result<RolloutResult> Deployer::roll_out(const App &app, std::string_view reason, bool force) {
   RolloutResult out;
   COFFER_CHECK(recover(app));
   COFFER_TRY(Manifest manifest, newest(app));

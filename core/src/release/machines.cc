@@ -167,15 +167,22 @@ Result<BootOrder> Deployer::make_machine(const App &app, Manifest &manifest, con
 }
 
 Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config, bool pull) {
+  return logged(entry("run machine", app),
+                [&](AuditEntry &about) { return create_and_boot(app, std::move(config), pull, about); });
+}
+
+Result<Deployer::Ran> Deployer::create_and_boot(const App &app, MachineConfig config, bool pull,
+                                                AuditEntry &about) {
   std::vector<std::string> warnings;
   COFFER_TRY(config.image, agent_.ensure_image(config.image, pull));
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(Manifest manifest, newest(app));
   const std::string id = new_machine_id();
+  about.machine = id;
   if (config.name.empty()) config.name = app.name() + "-" + id.substr(0, 6);
   COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, config.name));
-  uint64_t release = 0;
+  uint64_t &release = about.release;
   const auto make = [&]() -> Result<BootOutcome> {
     COFFER_TRY(const BootOrder boot_order,
                make_machine(app, manifest, id, std::move(config), "machine run", release));
@@ -192,11 +199,17 @@ Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config, bool p
   }
   COFFER_CHECK(vault_.finish_release(app, release, ReleaseOutcome::kDone));
   COFFER_TRY(MachineStatus status, machine(app, id));
+  about.version = status.version();
   warnings.insert(warnings.end(), booted->warnings.begin(), booted->warnings.end());
   return Ran{std::move(status), std::move(warnings)};
 }
 
 Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked) {
+  return logged(entry(asked.started() ? "restart machine" : "start machine", app, asked.stored.record.id),
+                [&](AuditEntry &about) { return boot_newest(app, asked, about); });
+}
+
+Result<Deployer::Ran> Deployer::boot_newest(const App &app, const MachineStatus &asked, AuditEntry &about) {
   std::vector<std::string> warnings;
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, asked.stored.record.id, warnings));
@@ -208,6 +221,8 @@ Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked
   specs.push_back({m.stored, m.spec.spec.config, m.view ? m.view->state.last_good : Hash{}});
   COFFER_TRY(Vault::Made made,
              make_release(app, manifest, specs, m.started() ? "machine restart" : "machine start"));
+  about.version = manifest.version();
+  about.release = made.release.number;
   COFFER_TRY(const BootOrder next, order(app, std::move(made.specs[0])));
   const auto booted = agent_.boot(next, back ? &*back : nullptr);
   const bool ok = booted && !booted->failed;
@@ -224,15 +239,23 @@ Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked
 }
 
 Result<void> Deployer::stop(const App &app, const MachineStatus &m) {
-  if (m.started()) COFFER_CHECK(agent_.announce(m.stored.record.id, State::kStopping));
-  COFFER_CHECK(vault_.set_desired(app, m.stored.record.id, Desired::kStopped));
-  return agent_.stop(m.stored.record.id);
+  return logged(entry("stop machine", app, m.stored.record.id), [&](AuditEntry &) -> Result<void> {
+    if (m.started()) COFFER_CHECK(agent_.announce(m.stored.record.id, State::kStopping));
+    COFFER_CHECK(vault_.set_desired(app, m.stored.record.id, Desired::kStopped));
+    return agent_.stop(m.stored.record.id);
+  });
 }
 
 Result<void> Deployer::destroy(const App &app, const MachineStatus &m) {
   const std::string &id = m.stored.record.id;
-  COFFER_CHECK(vault_.set_desired(app, id, Desired::kDestroyed));
-  return take_away(app, id);
+  return logged(entry("destroy machine", app, id), [&](AuditEntry &) -> Result<void> {
+    COFFER_CHECK(vault_.set_desired(app, id, Desired::kDestroyed));
+    return take_away(app, id);
+  });
+}
+
+Result<void> Deployer::log_exec(const App &app, const MachineStatus &m) {
+  return logged(entry("exec", app, m.stored.record.id), [](AuditEntry &) { return Result<void>{}; });
 }
 
 // ---- for whoever watches ----
@@ -257,13 +280,20 @@ Result<SignedSpec> Deployer::current_spec(const App &app, const MachineStatus &m
 }
 
 Result<BootOutcome> Deployer::boot_ended(const App &app, const MachineStatus &m) {
-  COFFER_TRY(SignedSpec spec, current_spec(app, m));
-  COFFER_TRY(const BootOrder same, order(app, std::move(spec)));
-  return agent_.boot_ended(same, m.view->state.current->instance_id);
+  return logged(entry("boot again", app, m.stored.record.id), [&](AuditEntry &about) -> Result<BootOutcome> {
+    COFFER_TRY(SignedSpec spec, current_spec(app, m));
+    about.version = spec.spec.version;
+    about.spec = spec.spec.number;
+    COFFER_TRY(const BootOrder same, order(app, std::move(spec)));
+    auto booted = agent_.boot_ended(same, m.view->state.current->instance_id);
+    if (booted && booted->failed) about.outcome = outcome_of(*booted->failed);
+    return booted;
+  });
 }
 
 Result<void> Deployer::run_local(const App &app, const std::set<std::string> &only,
                                  const std::function<Result<void>(const std::vector<Delivery> &)> &body) {
+  COFFER_CHECK(log_ready());
   COFFER_CHECK(recover(app));
   COFFER_TRY(Manifest manifest, newest(app));
   for (const std::string &name : only)
@@ -281,7 +311,14 @@ Result<void> Deployer::run_local(const App &app, const std::set<std::string> &on
                make_machine(app, manifest, id, std::move(config), "run", release));
     return agent_.open_environment(boot_order, only);
   };
+  // Logged once it is open, and before the command begins: that may go on for days.
+  AuditEntry about = entry("run", app, id);
+  about.names.assign(only.begin(), only.end());
+  about.version = manifest.version();
   auto environment = open();
+  if (const auto written = log_done(std::move(about), environment ? nullptr : &environment.error());
+      environment && !written)
+    environment = std::unexpected(written.error());
   Result<void> ran = environment ? body(*environment) : std::unexpected(environment.error());
   if (environment) environment->clear();
   COFFER_CHECK(undo_creation(app, id, 0));

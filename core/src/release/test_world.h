@@ -73,6 +73,10 @@ struct World {
     return *Storage::open(
         fakes::plugin("storage-memory", {{"name", role + number}, {"folder", folder.file(role)}}));
   }
+  std::filesystem::path log(const std::string &service) const {
+    return folder.path() / "audit" / (service + ".log");
+  }
+  std::vector<AuditFile> logs() const { return {{"api", log("api")}, {"keys", log("keys")}}; }
   Result<Kms> kms() const { return Kms::open(fakes::plugin("kms-local", {{"path", folder.file("kms")}})); }
 
   fakes::Folder folder;
@@ -85,10 +89,13 @@ struct World {
 struct Process {
   explicit Process(const World &w)
       : world(w),
+        api_log(w.log("api")),
+        keys_log(w.log("keys")),
         vault(*Vault::open(w.storage("vault"), *SigningKey::from_seed(filled<32>(1)),
                            {{SigningKey::from_seed(filled<32>(1))->public_key()}, w.identity})),
-        keys(*KeyService::open(w.storage("keys"), [&w] { return w.kms(); },
-                               {SigningKey::from_seed(filled<32>(1))->public_key()}),
+        keys(*KeyService::open(
+                 w.storage("keys"), [&w] { return w.kms(); },
+                 {SigningKey::from_seed(filled<32>(1))->public_key()}, now_ms, &keys_log),
              SigningKey::from_seed(filled<32>(2))->public_key()),
         agent(Agent::create({.open_store = [&w]() -> Result<Storage> { return w.storage("agent"); },
                              .open_runtime = [this]() -> Result<Runtime> {
@@ -113,7 +120,7 @@ struct Process {
                                  [this](std::string_view machine, std::string_view step) {
                                    if (on_step) on_step(std::string(machine), step);
                                  }})),
-        deployer(vault, keys, agent, "ann@laptop") {}
+        deployer(vault, keys, agent, "ann@laptop", &api_log) {}
   Process(const Process &) = delete;
   Process &operator=(const Process &) = delete;
 
@@ -128,6 +135,7 @@ struct Process {
   const World &world;
   std::function<void()> before_runtime;
   std::function<void(const std::string &machine, std::string_view step)> on_step;
+  AuditLog api_log, keys_log;
   Vault vault;
   WatchedKeys keys;
   Agent agent;

@@ -45,9 +45,11 @@ struct SecretView {
 
 class Deployer {
  public:
-  // REQUIRES: all three outlive it.  `who` goes into manifests and releases.
-  Deployer(Vault &vault, AppKeys &keys, Agent &agent, std::string who)
-      : vault_(vault), keys_(keys), agent_(agent), who_(std::move(who)) {}
+  // REQUIRES: all of them outlive it.  `who` goes into manifests, releases and the audit log.
+  // `audit`: has each change, and each one that was refused; where it cannot be written, nothing is changed.
+  // nullptr: nothing is logged.
+  Deployer(Vault &vault, AppKeys &keys, Agent &agent, std::string who, const AuditLog *audit = nullptr)
+      : vault_(vault), keys_(keys), agent_(agent), who_(std::move(who)), audit_(audit) {}
 
   Result<App> create_app(std::string_view name);
   // Machines destroyed, keys and grants erased, then the space dropped.
@@ -79,6 +81,8 @@ class Deployer {
   Result<Ran> start(const App &, const MachineStatus &);  // also: restart
   Result<void> stop(const App &, const MachineStatus &);
   Result<void> destroy(const App &, const MachineStatus &);
+  // Asked before a command is run inside: it is logged, but not what it is.  Its words could be secrets.
+  Result<void> log_exec(const App &, const MachineStatus &);
 
   // ---- for whoever watches the Machines of this host: reconciler.h ----
   // Finishes or undoes what processes that died have left of the App, and boots what they had stopped.
@@ -96,6 +100,26 @@ class Deployer {
                          const std::function<Result<void>(const std::vector<Delivery> &)> &body);
 
  private:
+  // ---- audit ----
+  AuditEntry entry(std::string_view action, std::string_view app) const;
+  AuditEntry entry(std::string_view action, const App &, const std::string &machine = {}) const;
+  Result<void> log_ready() const { return audit_ ? audit_->ready() : Result<void>{}; }
+  // With the exchange of checkpoints.
+  Result<void> log_done(AuditEntry, const Error *failed);
+  // A change: the log could be written before `body` begins, and has its end before it is told.
+  template <class Body>
+  auto logged(AuditEntry about, Body body) -> decltype(body(about)) {
+    COFFER_CHECK(log_ready());
+    auto done = body(about);
+    const auto written = log_done(std::move(about), done ? nullptr : &done.error());
+    if (done && !written) return std::unexpected(written.error());
+    return done;
+  }
+
+  Result<RolloutResult> roll_out(const App &, std::string_view reason, bool force);
+  Result<Ran> create_and_boot(const App &, MachineConfig, bool pull, AuditEntry &);
+  Result<Ran> boot_newest(const App &, const MachineStatus &, AuditEntry &);
+
   Result<void> check_fresh(const App &, const std::optional<SeenHead> &, const Manifest &) const;
   Result<void> report(const App &, std::optional<SeenHead>, uint64_t version);
   // Finishes or undoes what a process that died has left: Machines never acknowledged, destroys begun.
@@ -120,6 +144,7 @@ class Deployer {
   AppKeys &keys_;
   Agent &agent_;
   std::string who_;
+  const AuditLog *audit_;
 };
 
 }  // namespace coffer
