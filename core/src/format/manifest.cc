@@ -6,26 +6,31 @@
 namespace coffer {
 
 Bytes encode(const Header &h) {
-  return begin("cfm1")
-      .raw(h.app_id)
-      .u64(h.version)
-      .raw(h.previous)
-      .raw(h.body)
-      .u64(h.created_ms)
-      .text(h.who)
-      .take();
+  const bool longer = h.kept_from != 0 || h.restored_from != 0;
+  Encoder e = begin(longer ? "cfm2" : "cfm1");
+  e.raw(h.app_id).u64(h.version).raw(h.previous).raw(h.body).u64(h.created_ms).text(h.who);
+  if (longer) e.u64(h.kept_from).u64(h.restored_from);
+  return e.take();
 }
 
 Result<Header> decode_header(ByteSpan payload) {
   Decoder d(payload);
   Header h;
-  begins(d, "cfm1");
+  const std::string_view magic = as_text(d.raw(4));
+  if (magic != "cfm1" && magic != "cfm2") d.reject();
   h.app_id = d.array<16>();
   h.version = d.u64();
   h.previous = d.array<32>();
   h.body = d.array<32>();
   h.created_ms = d.u64();
   h.who = d.text();
+  if (magic == "cfm2") {
+    h.kept_from = d.u64();
+    h.restored_from = d.u64();
+    // One header, one form.
+    if (h.kept_from == 0 && h.restored_from == 0) d.reject();
+    if (h.kept_from > h.version || h.restored_from >= h.version) d.reject();
+  }
   if (!d.done() || h.version == 0) return malformed("manifest header");
   return h;
 }

@@ -73,4 +73,15 @@ Bytes seal_aad(const AppId &app, uint32_t epoch, std::string_view name) {
   return Encoder().text(kSealLabel).bytes(app).u32(4).u32(epoch).text(name).take();
 }
 
+Result<Bytes> seal_record(HpkeSender &sender, const AppId &app, uint32_t epoch, std::string_view name,
+                          const SecretBytes &value) {
+  Record record;
+  record.epoch = epoch;
+  record.enc = sender.enc();
+  record.sequence = sender.sequence();
+  const SecretBytes padded = pad(value);
+  COFFER_TRY(record.ciphertext, sender.seal(seal_aad(app, epoch, name), padded.reveal()));
+  return encode(record);
+}
+
 }  // namespace coffer

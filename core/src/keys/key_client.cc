@@ -34,6 +34,10 @@ enum class Verb : uint8_t {
   kHosts,
   kRevokeHost,
   kExchange,
+  kRotate,
+  kReseal,
+  kRetire,
+  kRewrap,
 };
 
 unsigned who_may(Verb v) {
@@ -46,6 +50,9 @@ unsigned who_may(Verb v) {
     case Verb::kGrant:
     case Verb::kRevoke:
     case Verb::kExchange:
+    case Verb::kRotate:
+    case Verb::kReseal:
+    case Verb::kRetire:
       return kCallerApi;
     case Verb::kToken:
       return kCallerAgent;
@@ -58,9 +65,19 @@ unsigned who_may(Verb v) {
     case Verb::kInvite:
     case Verb::kHosts:
     case Verb::kRevokeHost:
+    case Verb::kRewrap:
       return kCallerAdmin;
   }
   return 0;
+}
+
+void write_app_key(Encoder &e, const AppKeys::AppKey &k) { e.raw(k.app_id).bytes(k.signed_record); }
+AppKeys::AppKey read_app_key(Decoder &d) {
+  AppKeys::AppKey k;
+  k.app_id = d.array<16>();
+  const ByteSpan record = d.bytes();
+  k.signed_record.assign(record.begin(), record.end());
+  return k;
 }
 
 Encoder request(Verb v) { return std::move(Encoder().u8(static_cast<uint8_t>(v))); }
@@ -113,6 +130,7 @@ bool read_bool(Decoder &d) { return read_flag(d); }
 
 void write_key(Encoder &e, const KeyInfo &k) {
   e.text(k.app).raw(k.app_id).u32(k.epoch).raw(k.public_key).u8(k.destroyed);
+  write_list(e, k.old_epochs, [](Encoder &to, uint32_t epoch) { to.u32(epoch); });
 }
 KeyInfo read_key(Decoder &d) {
   KeyInfo k;
@@ -121,6 +139,7 @@ KeyInfo read_key(Decoder &d) {
   k.epoch = d.u32();
   k.public_key = d.array<32>();
   k.destroyed = read_bool(d);
+  k.old_epochs = read_list<uint32_t>(d, [](Decoder &from) { return from.u32(); });
   return k;
 }
 void write_host(Encoder &e, const HostInfo &h) { e.text(h.name).raw(h.key).u64(h.enrolled_ms).u8(h.revoked); }
@@ -152,8 +171,7 @@ Bytes answer_key_request(Keys &keys, unsigned callers, ByteSpan request) {
     case Verb::kCreateApp: {
       const std::string name = d.text();
       if (!d.done()) return wrong();
-      return answer(keys.create_app(name),
-                    [](Encoder &e, const AppKeys::AppKey &k) { e.raw(k.app_id).bytes(k.signed_record); });
+      return answer(keys.create_app(name), write_app_key);
     }
     case Verb::kDestroyApp: {
       const std::string name = d.text();
@@ -216,6 +234,22 @@ Bytes answer_key_request(Keys &keys, unsigned callers, ByteSpan request) {
       const Checkpoint mine = read_checkpoint(d);
       return d.done() ? answer(keys.exchange(mine), write_checkpoint) : wrong();
     }
+    case Verb::kRotate: {
+      const AppId app = d.array<16>();
+      const uint32_t from = d.u32();
+      return d.done() ? answer(keys.rotate(app, from), write_app_key) : wrong();
+    }
+    case Verb::kReseal: {
+      const ByteSpan reseal_request = d.bytes();
+      return d.done() ? answer(keys.reseal(reseal_request), write_bytes) : wrong();
+    }
+    case Verb::kRetire: {
+      const AppId app = d.array<16>();
+      const uint32_t oldest = d.u32();
+      return d.done() ? answer(keys.retire(app, oldest)) : wrong();
+    }
+    case Verb::kRewrap:
+      return d.done() ? answer(keys.rewrap()) : wrong();
   }
   return wrong();
 }
@@ -312,12 +346,7 @@ Result<Bytes> KeyClient::ask(Bytes request) const {
 }
 
 Result<AppKeys::AppKey> KeyClient::create_app(std::string_view name) {
-  return result<AppKey>(ask(request(Verb::kCreateApp).text(name).take()), [](Decoder &d) {
-    AppKey k;
-    k.app_id = d.array<16>();
-    k.signed_record = read_bytes(d);
-    return k;
-  });
+  return result<AppKey>(ask(request(Verb::kCreateApp).text(name).take()), read_app_key);
 }
 Result<void> KeyClient::destroy_app(std::string_view name) {
   return nothing(ask(request(Verb::kDestroyApp).text(name).take()));
@@ -374,5 +403,16 @@ Result<std::vector<HostInfo>> KeyClient::hosts() const {
 Result<void> KeyClient::revoke_host(std::string_view which) {
   return nothing(ask(request(Verb::kRevokeHost).text(which).take()));
 }
+
+Result<AppKeys::AppKey> KeyClient::rotate(const AppId &app, uint32_t from) {
+  return result<AppKey>(ask(request(Verb::kRotate).raw(app).u32(from).take()), read_app_key);
+}
+Result<Bytes> KeyClient::reseal(ByteSpan reseal_request) {
+  return result<Bytes>(ask(request(Verb::kReseal).bytes(reseal_request).take()), read_bytes);
+}
+Result<void> KeyClient::retire(const AppId &app, uint32_t oldest) {
+  return nothing(ask(request(Verb::kRetire).raw(app).u32(oldest).take()));
+}
+Result<void> KeyClient::rewrap() { return nothing(ask(request(Verb::kRewrap).take())); }
 
 }  // namespace coffer

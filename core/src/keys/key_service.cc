@@ -1,63 +1,21 @@
 #include "coffer/keys/key_service.h"
 
 #include <algorithm>
-#include <map>
 
 #include "coffer/crypto/hpke_sender.h"
 #include "coffer/format/magic.h"
 #include "coffer/keys/opener.h"
 #include "key_store.h"
+#include "store.h"
 
 namespace coffer {
 namespace {
 
-constexpr std::string_view kKmsKeyName = "coffer-root", kRootContext = "coffer root key v1";
+using namespace key_store;
+
+constexpr std::string_view kBackupPurpose = "coffer backup v1";
 constexpr uint32_t kFirstEpoch = 1;
 constexpr uint64_t kClockSkewMs = 60 * 1000;
-constexpr int kMaxTries = 200;
-
-Bytes encode(const WrappedKey &w) {
-  return begin("cfu1").text(w.key).text(w.version).bytes(w.ciphertext).bytes(w.annotations).take();
-}
-
-Result<WrappedKey> decode_wrapped(ByteSpan in) {
-  Decoder d(in);
-  WrappedKey w;
-  begins(d, "cfu1");
-  w.key = d.text();
-  w.version = d.text();
-  const ByteSpan ciphertext = d.bytes(), annotations = d.bytes();
-  if (!d.done()) return malformed("wrapped root key");
-  w.ciphertext.assign(ciphertext.begin(), ciphertext.end());
-  w.annotations.assign(annotations.begin(), annotations.end());
-  return w;
-}
-
-// A key of the root key's own, for one purpose.
-SecretBytes derived(const SecretBytes &root, std::string_view purpose) {
-  return *hkdf(root.reveal(), {}, Encoder().text(purpose).take(), 32);  // 32 bytes are always in range
-}
-
-// wrapped = nonce(24) ciphertext: XChaCha20-Poly1305 under a key derived from the root key.
-Result<Bytes> wrap(const SecretBytes &root, const SecretBytes &key, ByteSpan aad) {
-  const auto nonce = random_array<24>();
-  Aead aead(derived(root, "coffer wrap v1").reveal());
-  COFFER_TRY(const Bytes sealed, aead.seal(nonce, aad, key.reveal()));
-  return Encoder().raw(nonce).raw(sealed).take();
-}
-
-Result<SecretBytes> unwrap(const SecretBytes &root, ByteSpan wrapped, ByteSpan aad) {
-  Decoder d(wrapped);
-  const auto nonce = d.array<24>();
-  if (!d.ok()) return malformed("wrapped key");
-  Aead aead(derived(root, "coffer wrap v1").reveal());
-  return aead.open(nonce, aad, wrapped.subspan(24));
-}
-
-Bytes private_aad(const AppId &app, uint32_t epoch) {
-  return Encoder().text("coffer app private key v1").bytes(app).u32(epoch).take();
-}
-Bytes identity_aad() { return Encoder().text("coffer identity v1").take(); }
 
 struct NameEntry {
   AppId app_id{};
@@ -74,26 +32,6 @@ Result<NameEntry> decode_name(ByteSpan in) {
   return n;
 }
 
-Bytes encode(const SeenHead &s) { return begin("cfh1").u64(s.version).raw(s.header).take(); }
-Result<SeenHead> decode_seen(ByteSpan in) {
-  Decoder d(in);
-  SeenHead s;
-  begins(d, "cfh1");
-  s.version = d.u64();
-  s.header = d.array<32>();
-  if (!d.done()) return malformed("newest seen header");
-  return s;
-}
-
-std::unexpected<Error> unsound(std::string_view reason, std::string why, std::string remedy = {}) {
-  return std::unexpected(Error{ErrorCode::kDataLoss, std::move(why), std::move(remedy), reason});
-}
-template <class T>
-Result<T> because(std::string_view reason, Result<T> done) {
-  if (!done && done.error().reason.empty()) done.error().reason = reason;
-  return done;
-}
-
 // A request that `host` did not sign; if another host did, `entry` says which.
 std::unexpected<Error> not_signed(ByteSpan envelope, std::string_view label, std::string why,
                                   AuditEntry &entry) {
@@ -105,42 +43,6 @@ std::unexpected<Error> not_signed(ByteSpan envelope, std::string_view label, std
   entry.who = kHost;
   entry.host = hex(signer);
   return denied("other_host", std::move(why));
-}
-
-// Walks signed headers from the newest one seen; answers the head they reach.
-Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<Bytes> &headers,
-                       const AppId &app, std::span<const PublicKey> writers,
-                       std::map<uint64_t, Hash> &chain) {
-  std::optional<SeenHead> at = seen;
-  if (at) chain.emplace(at->version, at->header);
-  std::optional<HashedHeader> previous;
-  for (const Bytes &envelope : headers) {
-    COFFER_TRY(const HashedHeader h, because("untrusted_header", open_header(envelope, writers, app)));
-    const uint64_t version = h.header.version;
-    if (previous && (h.header.previous != previous->hash || version != previous->header.version + 1))
-      return unsound("broken_chain", "manifest header " + std::to_string(version) + " does not chain");
-    if (at && version <= at->version) {
-      if (version == at->version && h.hash != at->header)
-        return unsound("fork", "there are two manifests of version " + std::to_string(version),
-                       "The vault was forked or rolled back: restore it from a backup.");
-    } else if (at ? version != at->version + 1 || h.header.previous != at->header : version != 1) {
-      return unsound("broken_chain", "manifest header " + std::to_string(version) +
-                                         " does not follow version " + std::to_string(at ? at->version : 0) +
-                                         ", the newest one seen");
-    } else {
-      at = SeenHead{version, h.hash};
-    }
-    chain.emplace(version, h.hash);
-    previous = h;
-  }
-  if (!at) return unsound("rolled_back", "no manifest header");
-  if (seen && (!previous || previous->header.version < seen->version))
-    return unsound("rolled_back",
-                   "the vault's newest manifest is " +
-                       std::to_string(previous ? previous->header.version : 0) + ", but version " +
-                       std::to_string(seen->version) + " has been seen",
-                   "The vault was rolled back: put the newer copy back, or restore a backup.");
-  return *at;
 }
 
 }  // namespace
@@ -159,7 +61,7 @@ Result<PublicKey> KeyService::initialize(const Storage &store, const Kms &kms) {
     COFFER_TRY(const Bytes wrapped_seed, wrap(root, identity.seed(), identity_aad()));
     Batch b;
     b.require_absent(std::string(kRootKey)).require_absent(std::string(kIdentityKey));
-    b.put(std::string(kRootKey), encode(wrapped_root));
+    b.put(std::string(kRootKey), key_store::encode(wrapped_root));
     b.put(std::string(kIdentityKey), Encoder().raw(identity.public_key()).raw(wrapped_seed).take());
     const auto done = store.commit(kKeysSpace, b);
     if (done) return identity.public_key();
@@ -210,6 +112,7 @@ Result<const SecretBytes *> KeyService::root() {
     COFFER_TRY(const WrappedKey wrapped, decode_wrapped(stored->value));
     COFFER_TRY(const Kms kms, open_kms_());
     COFFER_TRY(root_, kms.unwrap(wrapped, as_bytes(kRootContext)));
+    root_revision_ = stored->revision;
     if (root_.size() != 32) {
       root_.reset();
       return fail(ErrorCode::kDataLoss, "the KMS answered a root key of the wrong size");
@@ -218,17 +121,44 @@ Result<const SecretBytes *> KeyService::root() {
   return &root_;
 }
 
+Result<KeyService::BackupKey> KeyService::backup_key() {
+  for (int tries = 0; tries < kMaxTries; ++tries) {
+    COFFER_TRY(const SecretBytes *root_key, root());
+    COFFER_TRY(auto stored, store_.get(kKeysSpace, kRootKey));
+    if (!stored) return malformed("wrapped root key");
+    if (stored->revision == root_revision_)
+      return BackupKey{derived(*root_key, kBackupPurpose), std::move(stored->value)};
+    lock();  // replaced by another process since
+  }
+  return fail(ErrorCode::kAborted, "the root key is being replaced by others all the time", "Try again.");
+}
+
+Result<SecretBytes> KeyService::backup_key(const Kms &kms, ByteSpan wrapped_root) {
+  COFFER_TRY(const WrappedKey wrapped, decode_wrapped(wrapped_root));
+  const auto root = kms.unwrap(wrapped, as_bytes(kRootContext));
+  if (!root && root.error().code != ErrorCode::kUnavailable)
+    return fail(ErrorCode::kPermissionDenied,
+                "the backup was made under another KMS key than this home has: " + root.error().message,
+                "Put that key in place first (kms-local: the folder `kms` of the old home), then restore.");
+  if (!root) return std::unexpected(root.error());
+  return derived(*root, kBackupPurpose);
+}
+
 Result<void> KeyService::unlock() {
   COFFER_CHECK(identity());
   return {};
 }
 
 Result<const SigningKey *> KeyService::identity() {
-  if (!identity_) {
+  for (int tries = 0; !identity_; ++tries) {
     COFFER_TRY(const SecretBytes *root_key, root());
     COFFER_TRY(const auto stored, store_.get(kKeysSpace, kIdentityKey));
     if (!stored || stored->value.size() < 32) return malformed("identity of the key service");
     const auto seed = unwrap(*root_key, ByteSpan(stored->value).subspan(32), identity_aad());
+    if (!seed && tries == 0) {
+      lock();  // another process may have put a new root key in place since
+      continue;
+    }
     if (!seed) return std::unexpected(Error(seed.error()).in("identity of the key service"));
     COFFER_TRY(SigningKey key, SigningKey::from_seed(seed->reveal()));
     if (!std::ranges::equal(key.public_key(), ByteSpan(stored->value).first(32)))
@@ -263,6 +193,7 @@ Result<KeyService::AppKey> KeyService::create_app(std::string_view name) {
       }
     }
     COFFER_CHECK(log_ready());
+    COFFER_CHECK(settle_root());
     COFFER_TRY(const SecretBytes *root_key, root());
     COFFER_TRY(const SigningKey *id_key, identity());
     AppKeyRecord record;
@@ -278,10 +209,13 @@ Result<KeyService::AppKey> KeyService::create_app(std::string_view name) {
     Batch keys;
     keys.require_absent(std::string(kRecordKey));
     keys.put(std::string(kRecordKey), out.signed_record);
-    keys.put(std::string(kPrivateKey), Encoder().u32(record.epoch).raw(wrapped).take());
+    keys.put(std::string(kPrivateKey),
+             key_store::encode(std::vector{HeldKey{record.epoch, std::move(wrapped)}}));
     COFFER_CHECK(store_.commit(app_space(record.app_id), keys));
     Batch naming;
     naming.require(name_key(name), named ? named->revision : 0);
+    // Else it would be wrapped under a root key that goes.
+    naming.require(std::string(kRootKey), root_revision_).require_absent(std::string(kRootNextKey));
     naming.put(name_key(name), encode(NameEntry{record.app_id, false}));
     const auto done = store_.commit(kKeysSpace, naming);
     if (done) return logged(entry(kApi, "create key", record.app_id), Result<AppKey>(std::move(out)));
@@ -336,19 +270,13 @@ Result<std::vector<KeyInfo>> KeyService::list() const {
     COFFER_TRY(const AppKeyRecord key, decode_app_key(payload));
     info.epoch = key.epoch;
     info.public_key = key.public_key;
+    COFFER_TRY(const auto held, store_.get(app_space(info.app_id), kPrivateKey));
+    if (!held) continue;
+    COFFER_TRY(const std::vector<HeldKey> epochs, decode_held(held->value));
+    for (const HeldKey &k : epochs)
+      if (k.epoch != info.epoch) info.old_epochs.push_back(k.epoch);
   }
   return out;
-}
-
-Result<Opener> KeyService::opener(const AppId &app) {
-  COFFER_TRY(const auto stored, store_.get(app_space(app), kPrivateKey));
-  if (!stored) return denied("no_key", "the key service has no key of this App");
-  COFFER_TRY(const SecretBytes *root_key, root());
-  Decoder d(stored->value);
-  const uint32_t epoch = d.u32();
-  auto key = unwrap(*root_key, d.raw(d.left()), private_aad(app, epoch));
-  if (!key) return std::unexpected(std::move(key).error().in("private key of the App"));
-  return Opener(app, epoch, *std::move(key));
 }
 
 // ---- freshness and grants ----
@@ -380,6 +308,25 @@ Result<void> KeyService::advance(const AppId &app, const std::vector<Bytes> &hea
   return fail(ErrorCode::kAborted, "the newest seen header is being moved by others", "Try again.");
 }
 
+Result<void> KeyService::bring_in(const AppId &app, ByteSpan signed_header) {
+  COFFER_TRY(const HashedHeader header, open_header(signed_header, writers_, app));
+  if (!header.header.restored_from) return denied("not_restored", "the manifest was not made by a restore");
+  COFFER_TRY(const auto record, store_.get(app_space(app), kRecordKey));
+  if (!record) return denied("no_key", "the key service has no key of this App");
+  COFFER_TRY(const auto stored, store_.get(app_space(app), kSeenKey));
+  if (stored) {
+    COFFER_TRY(const SeenHead before, decode_seen(stored->value));
+    if (header.header.version <= before.version)
+      return denied("old_manifest", "manifest " + std::to_string(header.header.version) + " is not newer than version " +
+                    std::to_string(before.version) + ", which has been seen");
+  }
+  Batch b;
+  b.require(std::string(kSeenKey), stored ? stored->revision : 0);
+  b.put(std::string(kSeenKey), key_store::encode(SeenHead{header.header.version, header.hash}));
+  COFFER_CHECK(store_.commit(app_space(app), b));
+  return {};
+}
+
 Result<std::pair<KeyService::Grant, uint64_t>> KeyService::find_grant(const AppId &app,
                                                                       std::string_view machine) const {
   COFFER_TRY(const auto stored, store_.get(app_space(app), grant_key(machine)));
@@ -400,6 +347,20 @@ Result<void> KeyService::grant(const AppId &app, std::string_view machine, const
   COFFER_TRY(const auto app_key, store_.get(app_space(app), kRecordKey));
   if (!app_key) return denied("no_key", "the key service has no key of this App");
   COFFER_CHECK(log_ready());
+  const auto standing = [&]() -> Result<void> {
+    COFFER_TRY(const auto there, find_grant(app, machine));  // a revoked one stays revoked
+    if (there.first.host != host)
+      return denied("other_host", "Machine " + std::string(machine) + " is granted to another host");
+    return {};
+  };
+  AuditEntry granted = entry(kApi, "grant", app, machine);
+  granted.host = hex(host);
+  granted.spec = spec.spec.number;
+  COFFER_TRY(const auto there, store_.get(app_space(app), grant_key(machine)));
+  if (there) {
+    auto stands = standing();
+    return stands ? stands : logged(std::move(granted), std::move(stands));
+  }
   Grant g;
   g.host = host;
   g.number = spec.spec.number;
@@ -408,17 +369,11 @@ Result<void> KeyService::grant(const AppId &app, std::string_view machine, const
   Batch b;
   b.require_absent(grant_key(machine));
   b.put(grant_key(machine), g.encode());
-  AuditEntry granted = entry(kApi, "grant", app, machine);
-  granted.host = hex(host);
-  granted.spec = g.number;
   const auto done = store_.commit(app_space(app), b);
   if (done || done.error().code != ErrorCode::kAborted)
     return logged(std::move(granted), done ? Result<void>{} : std::unexpected(done.error()));
-  COFFER_TRY(const auto there, find_grant(app, machine));  // a revoked one stays revoked
-  if (there.first.host != host)
-    return logged(std::move(granted), Result<void>(denied("other_host", "Machine " + std::string(machine) +
-                                                                            " is granted to another host")));
-  return {};
+  auto stands = standing();
+  return stands ? stands : logged(std::move(granted), std::move(stands));
 }
 
 Result<void> KeyService::revoke(const AppId &app, std::string_view machine) {
@@ -560,27 +515,9 @@ Result<Bytes> KeyService::open(ByteSpan signed_request, AuditEntry &asked) {
              because("untrusted_header", open_header(request.proof_header, writers_, token.app_id)));
   if (header.hash != spec.spec.header || header.header.version != spec.spec.version)
     return unsound("other_manifest", "the manifest is not the one that the launch spec names");
-  if (sha256(request.proof_body) != header.header.body)
-    return unsound("changed_body", "the manifest's body was changed");
-  COFFER_TRY(const Body body, because("changed_body", decode_body(request.proof_body)));
-  std::vector<Entry> entries;
-  for (const Bytes &part : request.proof_parts) {
-    if (std::ranges::find(body.parts, sha256(part)) == body.parts.end())
-      return unsound("changed_part", "a part of the manifest was changed");
-    COFFER_CHECK(because("changed_part", decode_part(part, entries)));
-  }
   COFFER_TRY(Opener app_opener, opener(token.app_id));
-  std::vector<OpenedSecret> opened;
-  for (const auto &[name, record] : request.records) {
-    const auto entry = std::ranges::lower_bound(entries, name, {}, &Entry::name);
-    if (entry == entries.end() || entry->name != name)
-      return unsound("unknown_secret", "secret " + name + " is not in the manifest");
-    if (sha256(record) != entry->record)
-      return unsound("changed_record", "the record of secret " + name + " was changed");
-    auto value = because("changed_record", app_opener.open(name, record));
-    if (!value) return std::unexpected(std::move(value).error().in("secret " + name));
-    opened.push_back({name, *std::move(value)});
-  }
+  COFFER_TRY(const std::vector<OpenedSecret> opened,
+             open_proven(app_opener, header, request.proof_body, request.proof_parts, request.records));
 
   COFFER_TRY(const SigningKey *id_key, identity());
   OpenAnswer answer;

@@ -80,6 +80,18 @@ class FakeKeyService : public Keys {
   Result<void> revoke_host(std::string_view which) override {
     return called("revoke_host " + std::string(which));
   }
+  Result<AppKey> rotate(const AppId &app, uint32_t from) override {
+    COFFER_CHECK(called("rotate " + hex(app) + " " + std::to_string(from)));
+    return AppKey{id_, {1, 2, 3}};
+  }
+  Result<Bytes> reseal(ByteSpan request) override {
+    COFFER_CHECK(called("reseal " + hex(request)));
+    return Bytes{8};
+  }
+  Result<void> retire(const AppId &app, uint32_t oldest) override {
+    return called("retire " + hex(app) + " " + std::to_string(oldest));
+  }
+  Result<void> rewrap() override { return called("rewrap"); }
 
   static constexpr AppId id_ = {0xab};
   mutable std::vector<std::string> calls;

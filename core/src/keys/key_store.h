@@ -9,9 +9,10 @@
 namespace coffer {
 
 // The store:
-//   space "keys":       root, identity, name/NAME
+//   space "keys":       root, root.next, identity, name/NAME
 //   space "hosts":      invited/SHA256 of a one-time token, host/KEY
-//   space "app-APPID":  record (signed App key record), private, seen, grant/MACHINE, used/TOKEN
+//   space "app-APPID":  record (signed App key record), private, private.next, seen, grant/MACHINE,
+//                       used/TOKEN
 inline constexpr std::string_view kKeysSpace = "keys", kRootKey = "root", kIdentityKey = "identity";
 inline constexpr std::string_view kRecordKey = "record", kPrivateKey = "private", kSeenKey = "seen";
 inline constexpr std::string_view kHostsSpace = "hosts", kInvitedPrefix = "invited/", kHostPrefix = "host/";
@@ -27,6 +28,15 @@ inline std::string used_key(ByteSpan id) { return "used/" + hex(id); }
 // `reason`: of the audit log; docs/format.md lists them.
 inline std::unexpected<Error> denied(std::string_view reason, std::string why) {
   return std::unexpected(Error{ErrorCode::kPermissionDenied, std::move(why), {}, reason});
+}
+
+inline std::unexpected<Error> unsound(std::string_view reason, std::string why, std::string remedy = {}) {
+  return std::unexpected(Error{ErrorCode::kDataLoss, std::move(why), std::move(remedy), reason});
+}
+template <class T>
+Result<T> because(std::string_view reason, Result<T> done) {
+  if (!done && done.error().reason.empty()) done.error().reason = reason;
+  return done;
 }
 
 // Who asks, in the audit log.

@@ -6,16 +6,18 @@ namespace coffer {
 
 Result<SecretBytes> Opener::open(std::string_view name, ByteSpan bytes) {
   COFFER_TRY(const Record record, decode_record(bytes));
-  if (record.epoch != epoch_)
+  const auto key = keys_.find(record.epoch);
+  if (key == keys_.end())
     return fail(ErrorCode::kDataLoss, "record was sealed for epoch " + std::to_string(record.epoch));
-  auto at = receivers_.find(record.enc);
+  const std::pair sender(record.epoch, record.enc);
+  auto at = receivers_.find(sender);
   if (at == receivers_.end()) {
     COFFER_TRY(HpkeReceiver receiver,
-               HpkeReceiver::setup(private_key_.reveal(), record.enc, seal_info(app_, epoch_)));
-    at = receivers_.emplace(record.enc, std::move(receiver)).first;
+               HpkeReceiver::setup(key->second.reveal(), record.enc, seal_info(app_, record.epoch)));
+    at = receivers_.emplace(sender, std::move(receiver)).first;
   }
   COFFER_TRY(const SecretBytes padded,
-             at->second.open(record.sequence, seal_aad(app_, epoch_, name), record.ciphertext));
+             at->second.open(record.sequence, seal_aad(app_, record.epoch, name), record.ciphertext));
   return unpad(padded);
 }
 

@@ -20,6 +20,17 @@ Bytes read_bytes(Decoder &d) {
   return Bytes(b.begin(), b.end());
 }
 
+using Records = std::vector<std::pair<std::string, Bytes>>;
+void write_records(Encoder &e, const Records &records) {
+  write_list(e, records, [](Encoder &to, const auto &kv) { to.text(kv.first).bytes(kv.second); });
+}
+Records read_records(Decoder &d) {
+  return read_list<std::pair<std::string, Bytes>>(d, [](Decoder &from) {
+    std::string name = from.text();
+    return std::pair(std::move(name), read_bytes(from));
+  });
+}
+
 }  // namespace
 
 Bytes encode(const TokenRequest &r) {
@@ -85,7 +96,7 @@ Bytes encode(const OpenRequest &r) {
   write_list(e, r.headers, write_bytes);
   e.bytes(r.proof_header).bytes(r.proof_body);
   write_list(e, r.proof_parts, write_bytes);
-  write_list(e, r.records, [](Encoder &to, const auto &kv) { to.text(kv.first).bytes(kv.second); });
+  write_records(e, r.records);
   return e.raw(r.ephemeral).take();
 }
 
@@ -99,10 +110,7 @@ Result<OpenRequest> decode_open_request(ByteSpan payload) {
   r.proof_header = read_bytes(d);
   r.proof_body = read_bytes(d);
   r.proof_parts = read_list<Bytes>(d, read_bytes);
-  r.records = read_list<std::pair<std::string, Bytes>>(d, [](Decoder &from) {
-    std::string name = from.text();
-    return std::pair(std::move(name), read_bytes(from));
-  });
+  r.records = read_records(d);
   r.ephemeral = d.array<32>();
   if (!d.done()) return malformed("open request");
   return r;
@@ -120,6 +128,48 @@ Result<OpenAnswer> decode_open_answer(ByteSpan payload) {
   a.enc = d.array<32>();
   a.ciphertext = read_bytes(d);
   if (!d.done()) return malformed("open answer");
+  return a;
+}
+
+Bytes encode(const ResealRequest &r) {
+  Encoder e = begin("cff1");
+  e.raw(r.app_id);
+  write_list(e, r.headers, write_bytes);
+  e.bytes(r.proof_header).bytes(r.proof_body);
+  write_list(e, r.proof_parts, write_bytes);
+  write_records(e, r.records);
+  return e.take();
+}
+
+Result<ResealRequest> decode_reseal_request(ByteSpan in) {
+  Decoder d(in);
+  ResealRequest r;
+  begins(d, "cff1");
+  r.app_id = d.array<16>();
+  r.headers = read_list<Bytes>(d, read_bytes);
+  r.proof_header = read_bytes(d);
+  r.proof_body = read_bytes(d);
+  r.proof_parts = read_list<Bytes>(d, read_bytes);
+  r.records = read_records(d);
+  if (!d.done()) return malformed("reseal request");
+  return r;
+}
+
+Bytes encode(const ResealAnswer &a) {
+  Encoder e = begin("cfi1");
+  e.raw(a.request).u32(a.epoch);
+  write_records(e, a.records);
+  return e.take();
+}
+
+Result<ResealAnswer> decode_reseal_answer(ByteSpan payload) {
+  Decoder d(payload);
+  ResealAnswer a;
+  begins(d, "cfi1");
+  a.request = d.array<32>();
+  a.epoch = d.u32();
+  a.records = read_records(d);
+  if (!d.done()) return malformed("reseal answer");
   return a;
 }
 

@@ -149,6 +149,10 @@ Result<Written> Deployer::write(const App &app, const std::vector<SealedSecret> 
     }));
     about.version = written.manifest.version();
     COFFER_CHECK(report(app, seen, written.manifest.version()));
+    // Now and then: old epochs that nothing needs any more.  What hinders it now does not the next time.
+    constexpr uint64_t kEvery = 16;
+    if (app.key.epoch > 1 && written.manifest.version() % kEvery == 0 && !written.changed.empty())
+      (void)retire_epochs(app, written.manifest);
     return written;
   });
 }

@@ -223,8 +223,13 @@ Result<Deployer::Ran> Deployer::boot_newest(const App &app, const MachineStatus 
              make_release(app, manifest, specs, m.started() ? "machine restart" : "machine start"));
   about.version = manifest.version();
   about.release = made.release.number;
-  COFFER_TRY(const BootOrder next, order(app, std::move(made.specs[0])));
-  const auto booted = agent_.boot(next, back ? &*back : nullptr);
+  const auto boot = [&]() -> Result<BootOutcome> {
+    // It has one, but after a restore.
+    COFFER_CHECK(keys_.grant(app.id(), m.stored.record.id, agent_.host(), made.specs[0].envelope));
+    COFFER_TRY(const BootOrder next, order(app, std::move(made.specs[0])));
+    return agent_.boot(next, back ? &*back : nullptr);
+  };
+  const auto booted = boot();
   const bool ok = booted && !booted->failed;
   COFFER_CHECK(
       vault_.finish_release(app, made.release.number, ok ? ReleaseOutcome::kDone : ReleaseOutcome::kFailed));

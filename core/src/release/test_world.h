@@ -47,13 +47,19 @@ class WatchedKeys : public AppKeys, public BootKeys {
     return service_.revoke(app, machine);
   }
   Result<Checkpoint> exchange(const Checkpoint &mine) override { return service_.exchange(mine); }
+  Result<AppKey> rotate(const AppId &app, uint32_t from) override { return service_.rotate(app, from); }
+  Result<Bytes> reseal(ByteSpan request) override {
+    if (before_reseal) std::exchange(before_reseal, {})();
+    return service_.reseal(request);
+  }
+  Result<void> retire(const AppId &app, uint32_t oldest) override { return service_.retire(app, oldest); }
   Result<Bytes> token(ByteSpan request) override { return service_.token(request); }
   Result<void> enrol(ByteSpan request) override { return service_.enrol(request); }
   Result<Bytes> open(ByteSpan request) override {
     if (before_open) std::exchange(before_open, {})();
     return service_.open(request);
   }
-  mutable std::function<void()> after_seen, before_open;  // called once
+  mutable std::function<void()> after_seen, before_open, before_reseal;  // called once
 
  private:
   KeyService service_;

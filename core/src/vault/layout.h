@@ -8,7 +8,9 @@
 #ifndef COFFER_VAULT_LAYOUT_H
 #define COFFER_VAULT_LAYOUT_H
 
-#include "coffer/format/app.h"
+#include <algorithm>
+
+#include "coffer/format/manifest.h"
 
 namespace coffer::layout {
 
@@ -17,8 +19,13 @@ inline constexpr std::string_view kAppsSpace = "apps", kAppPrefix = "app-", kTok
 inline constexpr std::string_view kMovedKey = ".moved", kSweepKey = "sweep";
 inline constexpr std::string_view kHeadKey = "head", kKeyKey = "key";
 
-// Of the newest 50 versions everything is kept.
-inline uint64_t oldest_kept(uint64_t newest) { return newest > 50 ? newest - 49 : 1; }
+// Of the newest 50 versions everything is kept, but for what was dropped on purpose.
+inline uint64_t oldest_kept(const Header &newest) {
+  return std::max(newest.version > 50 ? newest.version - 49 : 1, newest.kept_from);
+}
+
+// Of the manifest that this one's `previous` is; 0: this is the first.
+inline uint64_t version_before(const Header &h) { return h.restored_from ? h.restored_from : h.version - 1; }
 
 inline std::string space(const AppId &id) { return std::string(kAppPrefix) + hex(id); }
 // Twenty digits, so that numbers sort as they count.

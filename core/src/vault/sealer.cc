@@ -16,15 +16,9 @@ Result<SealedSecret> Sealer::seal(std::string_view name, const SecretBytes &valu
                 "secret " + std::string(name) + ": the value has " + std::to_string(value.size()) +
                     " bytes, the limit is 1,048,576",
                 "Keep large data in a file or an object store and put its key here.");
-  Record record;
-  record.epoch = key_.epoch;
-  record.enc = sender_.enc();
-  record.sequence = sender_.sequence();
-  const SecretBytes padded = pad(value);
-  COFFER_TRY(record.ciphertext, sender_.seal(seal_aad(key_.app_id, key_.epoch, name), padded.reveal()));
   SealedSecret out;
   out.name = name;
-  out.record = encode(record);
+  COFFER_TRY(out.record, seal_record(sender_, key_.app_id, key_.epoch, name, value));
   out.hash = sha256(out.record);
   out.digest = digest_key_.digest(name, value);
   out.flags = value_flags(name, value);

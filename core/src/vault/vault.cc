@@ -1,10 +1,10 @@
 #include "coffer/vault/vault.h"
 
 #include <algorithm>
-#include <map>
 #include <set>
 
 #include "coffer/base/clock.h"
+#include "coffer/base/codec.h"
 #include "coffer/format/record.h"
 #include "layout.h"
 
@@ -144,6 +144,7 @@ Result<App> Vault::app(std::string_view name) const {
     const auto payload = open_signed(key->value, kAppKeyLabel, {&pins_.identity, 1});
     if (!payload) return std::unexpected(Error(payload.error()).in("App key record"));
     COFFER_TRY(out.key, decode_app_key(*payload));
+    out.key_revision = key->revision;
     if (out.key.name != name || out.key.app_id != out.id())
       return fail(ErrorCode::kDataLoss, "App key record belongs to another App");
     return out;
@@ -225,15 +226,52 @@ Result<Manifest> Vault::at(const App &app, uint64_t version) const {
 
 Result<std::vector<Bytes>> Vault::headers(const App &app, uint64_t first, uint64_t last) const {
   std::vector<Bytes> out;
-  for (uint64_t v = first; v <= last; ++v) {
+  for (uint64_t v = last; v >= first && v > 0;) {
     COFFER_TRY(auto stored, storage_.get(layout::space(app.id()), layout::header(v)));
     if (!stored) {
       auto gone = missing("manifest header " + std::to_string(v));
       return std::unexpected(std::move(gone).error().in(app_context(app.name())));
     }
+    // Who gets them checks them; here only which one comes before counts.
+    Decoder envelope(stored->value);
+    envelope.raw(4);
+    const auto header = decode_header(envelope.bytes());
+    v = header ? layout::version_before(*header) : v - 1;
     out.push_back(std::move(stored->value));
   }
+  std::ranges::reverse(out);
   return out;
+}
+
+// The headers before `newest`, and itself, down to version `oldest`: checked, the newest one first.
+Result<std::vector<HashedHeader>> Vault::chain(const App &app, const HashedHeader &newest,
+                                               uint64_t oldest) const {
+  std::vector<HashedHeader> out = {newest};
+  for (;;) {
+    const HashedHeader &last = out.back();
+    const uint64_t v = layout::version_before(last.header);
+    if (v < oldest || v == 0) return out;
+    COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), layout::header(v)));
+    if (!stored) return missing("manifest header " + std::to_string(v));
+    COFFER_TRY(HashedHeader before, open_header(stored->value, pins_.writers, app.id()));
+    if (before.hash != last.header.previous || before.header.version != v)
+      return fail(ErrorCode::kDataLoss,
+                  "manifest header " + std::to_string(v) + " does not chain to the one after it");
+    out.push_back(std::move(before));
+  }
+}
+
+Result<Manifest> Vault::restore_head(const App &app, const Manifest &head, uint64_t version,
+                                     std::string_view who) {
+  Manifest next = after(app, head, who);
+  next.head.header.version = version;
+  next.head.header.restored_from = head.version();
+  next.entries = head.entries;
+  COFFER_TRY(auto done, commit_after(app, head, std::move(next), {}));
+  if (!done)
+    return fail(ErrorCode::kAborted, app_context(app.name()) + " was written by others meanwhile",
+                "Try again.");
+  return *std::move(done);
 }
 
 Result<Bytes> Vault::record(const App &app, const Entry &entry) const {
@@ -267,6 +305,81 @@ Result<ManifestProof> Vault::proof(const App &app, const Manifest &m,
   return out;
 }
 
+Manifest Vault::after(const App &app, const Manifest &old, std::string_view who) {
+  Manifest next;
+  Header &header = next.head.header;
+  header.app_id = app.id();
+  header.version = old.version() + 1;
+  header.previous = old.head.hash;
+  header.created_ms = now_ms();
+  header.who = who;
+  header.kept_from = old.head.header.kept_from;
+  // Older ones go by themselves by now.
+  if (layout::oldest_kept(header) > header.kept_from) header.kept_from = 0;
+  return next;
+}
+
+// Commits `next`, whose header lacks its body's hash.  `named`: records that it is the first to name, and
+// what the commit of the head is to require.  Nothing: somebody was faster.
+Result<std::optional<Manifest>> Vault::commit_after(const App &app, const Manifest &old, Manifest next,
+                                                    Batch named) {
+  const std::string space = layout::space(app.id());
+  Header &header = next.head.header;
+  Body body;
+  body.entries = static_cast<uint32_t>(next.entries.size());
+  std::span<const Entry> rest(next.entries);
+  for (const size_t n : part_sizes(next.entries)) {
+    Bytes part = encode_part(rest.first(n));
+    rest = rest.subspan(n);
+    body.parts.push_back(sha256(part));
+    // Those of the old head are there, and stay as long as it is the head.
+    if (std::ranges::find(old.parts, body.parts.back()) == old.parts.end())
+      named.put(layout::named("part", body.parts.back()), std::move(part));
+  }
+  const Bytes body_bytes = encode(body);
+  header.body = sha256(body_bytes);
+  next.parts = std::move(body.parts);
+  next.envelope = sign(writer_, kManifestLabel, encode(header));
+  next.head.hash = sha256(next.envelope);
+  named.put(layout::named("body", header.body), body_bytes);
+
+  Batch last;
+  size_t bytes = 0;
+  for (const Batch::Op &op : named.ops()) bytes += op.key.size() + op.value.size();
+  const coffer_storage_limits &limits = storage_.limits();
+  if (named.ops().size() + 4 <= limits.max_ops && bytes + 4096 <= limits.max_batch_bytes) {
+    last = std::move(named);
+  } else {
+    // In several commits, immutable objects first.  A sweep in between could take them for orphans, so the
+    // head goes in only if none has run since.
+    COFFER_TRY(const uint64_t swept, sweep_revision(app));
+    for (const Batch::Pre &pre : named.pre()) last.require(pre.key, pre.revision);
+    if (std::ranges::find(named.pre(), layout::kSweepKey, &Batch::Pre::key) == named.pre().end())
+      last.require(std::string(layout::kSweepKey), swept);
+    Batch piece;
+    size_t size = 0;
+    for (const Batch::Op &op : named.ops()) {
+      if (!piece.empty() && (piece.ops().size() >= limits.max_ops ||
+                             size + op.key.size() + op.value.size() + 4096 > limits.max_batch_bytes)) {
+        COFFER_CHECK(commit(space, std::move(piece)));
+        piece = {};
+        size = 0;
+      }
+      size += op.key.size() + op.value.size();
+      piece.put(op.key, op.value);
+    }
+    if (!piece.empty()) COFFER_CHECK(commit(space, std::move(piece)));
+  }
+  last.require(std::string(layout::kHeadKey), old.revision);
+  last.put(layout::header(header.version), next.envelope);
+  last.put(std::string(layout::kHeadKey), next.envelope);
+  const auto done = commit(space, std::move(last));
+  if (!done && done.error().code == ErrorCode::kAborted) return std::nullopt;
+  if (!done) return std::unexpected(done.error());
+  next.revision = *done;
+  return next;
+}
+
 Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &set,
                              const std::vector<std::string> &unset, std::string_view who,
                              const std::function<Result<void>(const Manifest &)> &accept) {
@@ -281,13 +394,8 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
     COFFER_TRY(Manifest old, newest(app));
     if (accept) COFFER_CHECK(accept(old));
     Written out;
-    Manifest next;
-    Header &header = next.head.header;
-    header.app_id = app.id();
-    header.version = old.version() + 1;
-    header.previous = old.head.hash;
-    header.created_ms = now_ms();
-    header.who = who;
+    Manifest next = after(app, old, who);
+    const Header &header = next.head.header;
 
     std::map<std::string, Entry> entries;
     for (const Entry &e : old.entries) entries.emplace_hint(entries.end(), e.name, e);
@@ -317,62 +425,21 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
     next.entries.reserve(entries.size());
     for (auto &[name, e] : entries) next.entries.push_back(std::move(e));
 
-    // What is named by its hash; then the head, on the condition that it is still the one read above.
     Batch named;
-    Body body;
-    body.entries = static_cast<uint32_t>(next.entries.size());
-    std::span<const Entry> rest(next.entries);
-    for (const size_t n : part_sizes(next.entries)) {
-      Bytes part = encode_part(rest.first(n));
-      rest = rest.subspan(n);
-      body.parts.push_back(sha256(part));
-      // Those of the old head are there, and stay as long as it is the head.
-      if (std::ranges::find(old.parts, body.parts.back()) == old.parts.end())
-        named.put(layout::named("part", body.parts.back()), std::move(part));
-    }
     for (const SealedSecret *s : fresh) named.put(layout::named("record", s->hash), s->record);
-    const Bytes body_bytes = encode(body);
-    header.body = sha256(body_bytes);
-    next.parts = std::move(body.parts);
-    next.envelope = sign(writer_, kManifestLabel, encode(header));
-    next.head.hash = sha256(next.envelope);
-    named.put(layout::named("body", header.body), body_bytes);
-
-    Batch last;
-    size_t bytes = 0;
-    for (const Batch::Op &op : named.ops()) bytes += op.key.size() + op.value.size();
-    const coffer_storage_limits &limits = storage_.limits();
-    if (named.ops().size() + 4 <= limits.max_ops && bytes + 4096 <= limits.max_batch_bytes) {
-      last = std::move(named);
-    } else {
-      // In several commits, immutable objects first.  A sweep in between could take them for orphans, so the
-      // head goes in only if none has run since.
-      COFFER_TRY(const auto swept, storage_.get(space, layout::kSweepKey));
-      last.require(std::string(layout::kSweepKey), swept ? swept->revision : 0);
-      Batch piece;
-      size_t size = 0;
-      for (const Batch::Op &op : named.ops()) {
-        if (!piece.empty() && (piece.ops().size() >= limits.max_ops ||
-                               size + op.key.size() + op.value.size() + 4096 > limits.max_batch_bytes)) {
-          COFFER_CHECK(commit(space, std::move(piece)));
-          piece = {};
-          size = 0;
-        }
-        size += op.key.size() + op.value.size();
-        piece.put(op.key, op.value);
-      }
-      if (!piece.empty()) COFFER_CHECK(commit(space, std::move(piece)));
+    // What was sealed for a key that has been replaced meanwhile is not stored.
+    if (!fresh.empty()) named.require(std::string(layout::kKeyKey), app.key_revision);
+    COFFER_TRY(auto done, commit_after(app, old, std::move(next), std::move(named)));
+    if (!done) {  // somebody was faster: again, on their head
+      COFFER_TRY(const auto key, storage_.get(space, layout::kKeyKey));
+      if (!fresh.empty() && (!key || key->revision != app.key_revision))
+        return fail(ErrorCode::kAborted, app_context(app.name()) + ": its key was rotated meanwhile",
+                    "Try again: what was sealed for the old key is not stored.");
+      continue;
     }
-    last.require(std::string(layout::kHeadKey), old.revision);
-    last.put(layout::header(header.version), next.envelope);
-    last.put(std::string(layout::kHeadKey), next.envelope);
-    const auto done = commit(space, std::move(last));
-    if (!done && done.error().code == ErrorCode::kAborted)
-      continue;  // somebody was faster: again, on their head
-    if (!done) return std::unexpected(done.error());
-    next.revision = *done;
-    if (header.version % kSweepEvery == 0) (void)sweep(app, next);  // what it leaves, the next one takes
-    out.manifest = std::move(next);
+    out.manifest = *std::move(done);
+    if (out.manifest.version() % kSweepEvery == 0)
+      (void)sweep(app, out.manifest);  // what it leaves, the next one takes
     return out;
   }
   return fail(ErrorCode::kAborted, app_context(app.name()) + " is being written by others all the time",
@@ -390,7 +457,8 @@ Result<void> Vault::sweep(const App &app, const Manifest &head) {
     return true;
   }));
   std::set<uint64_t> versions;
-  for (uint64_t v = layout::oldest_kept(head.version()); v <= head.version(); ++v) versions.insert(v);
+  COFFER_TRY(const auto retained, chain(app, head.head, layout::oldest_kept(head.head.header)));
+  for (const HashedHeader &h : retained) versions.insert(h.header.version);
   COFFER_TRY(const auto all_machines, machines(app));
   for (const StoredMachine &m : all_machines) {
     COFFER_TRY(const SignedSpec newest_spec, spec(app, m.record, m.record.spec_number));

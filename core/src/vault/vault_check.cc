@@ -42,7 +42,8 @@ void Vault::check_app(const AppEntry &entry, std::vector<Finding> &out) const {
 
   // The chain, back to version 1.
   Hash expected = head->head.hash;
-  for (uint64_t v = head->version(); v >= 1; --v) {
+  std::vector<uint64_t> chained;
+  for (uint64_t v = head->version(); v >= 1;) {
     const auto stored = storage_.get(layout::space(found->id()), layout::header(v));
     if (!stored) return wrong(layout::header(v), stored.error());
     if (!*stored) return wrong(layout::header(v), Error{ErrorCode::kDataLoss, "is missing"});
@@ -51,6 +52,8 @@ void Vault::check_app(const AppEntry &entry, std::vector<Finding> &out) const {
     if (header->hash != expected || header->header.version != v)
       return wrong(layout::header(v), Error{ErrorCode::kDataLoss, "does not chain to the one after it"});
     expected = header->header.previous;
+    chained.push_back(v);
+    v = layout::version_before(header->header);
   }
   if (expected != Hash{})
     wrong(layout::header(1), Error{ErrorCode::kDataLoss, "is not the first of its chain"});
@@ -72,8 +75,8 @@ void Vault::check_app(const AppEntry &entry, std::vector<Finding> &out) const {
     if (!manifest) return wrong(object, manifest.error());
     check_records(*manifest);
   };
-  for (uint64_t v = layout::oldest_kept(head->version()); v < head->version(); ++v)
-    check_version(layout::header(v), v);
+  for (const uint64_t v : chained)
+    if (v >= layout::oldest_kept(head->head.header)) check_version(layout::header(v), v);
 
   // What a Machine may be booted from: its newest launch spec, the one before it, and their manifests.
   const auto all = machines(*found);

@@ -1,6 +1,8 @@
 // Manifest: the list of an App's secrets at one version.
-//   header = "cfm1" app_id(16) version(u64) previous(32) body(32) created_ms(u64) who      signed:
-//   kManifestLabel body   = "cfb1" entries(u32) parts(u32) part_hash(32)* part   = "cfp1" entries(u32) entry*
+//   header = first | "cfm2" first kept_from(u64) restored_from(u64)               signed: kManifestLabel
+//   first  = "cfm1" app_id(16) version(u64) previous(32) body(32) created_ms(u64) who
+//   body   = "cfb1" entries(u32) parts(u32) part_hash(32)*
+//   part   = "cfp1" entries(u32) entry*
 //   entry  = name version(u64) record_hash(32) digest(8) flags(u8) created_ms(u64) updated_ms(u64) who
 // A header chains to the one before by the SHA-256 of its envelope; the header pins the body, the body its
 // parts, a part its records.  Entries are sorted by name over all parts.
@@ -35,6 +37,8 @@ struct Header {
   Hash body{};
   uint64_t created_ms = 0;
   std::string who;
+  uint64_t kept_from = 0;      // bodies of older versions were dropped on purpose; 0: none was
+  uint64_t restored_from = 0;  // made by a restore: the version that `previous` is of; 0: version - 1
 };
 
 struct Body {

@@ -7,6 +7,7 @@
 #ifndef COFFER_FORMAT_RECORD_H
 #define COFFER_FORMAT_RECORD_H
 
+#include "coffer/crypto/hpke_sender.h"
 #include "coffer/format/app.h"
 
 namespace coffer {
@@ -28,6 +29,10 @@ Result<SecretBytes> unpad(const SecretBytes &padded);
 // info = label app_id epoch, aad = label app_id epoch name; all length-prefixed, never empty.
 Bytes seal_info(const AppId &, uint32_t epoch);
 Bytes seal_aad(const AppId &, uint32_t epoch, std::string_view name);
+
+// The next record of a write, encoded.  REQUIRES: `sender` was set up with seal_info(app, epoch).
+Result<Bytes> seal_record(HpkeSender &sender, const AppId &app, uint32_t epoch, std::string_view name,
+                          const SecretBytes &value);
 
 }  // namespace coffer
 #endif

@@ -21,6 +21,7 @@ inline constexpr std::string_view kTokenRequestLabel = "coffer token request v1"
 inline constexpr std::string_view kOpenRequestLabel = "coffer open request v1";
 inline constexpr std::string_view kEnrolmentLabel = "coffer enrolment v1";
 inline constexpr std::string_view kOpenAnswerLabel = "coffer open answer v1";
+inline constexpr std::string_view kResealAnswerLabel = "coffer reseal answer v1";
 
 Bytes sign(const SigningKey &key, std::string_view label, ByteSpan payload);
 

@@ -39,6 +39,22 @@ class KeyService : public Keys {
                      ByteSpan signed_spec) override;
   Result<void> revoke(const AppId &, std::string_view machine) override;
   Result<Checkpoint> exchange(const Checkpoint &mine) override;
+  Result<AppKey> rotate(const AppId &, uint32_t from) override;
+  Result<Bytes> reseal(ByteSpan request) override;
+  Result<void> retire(const AppId &, uint32_t oldest) override;
+
+  // ---- for whoever administers vault and key service together: not in protocol.h ----
+  // The head of a restored vault becomes the newest one seen, although it does not chain to the one before.
+  // REQUIRES: grants and tokens are void.
+  Result<void> bring_in(const AppId &, ByteSpan signed_header);
+  // The key that backups are sealed under, and the root key as the KMS wrapped it, by which it is found
+  // again.
+  struct BackupKey {
+    SecretBytes key;
+    Bytes wrapped_root;
+  };
+  Result<BackupKey> backup_key();
+  static Result<SecretBytes> backup_key(const Kms &, ByteSpan wrapped_root);
 
   // ---- for hosts: protocol.h ----
   Result<Bytes> token(ByteSpan signed_request) override;
@@ -51,6 +67,7 @@ class KeyService : public Keys {
   Result<std::string> invite(std::string_view name) override;
   Result<std::vector<HostInfo>> hosts() const override;
   Result<void> revoke_host(std::string_view which) override;
+  Result<void> rewrap() override;
 
   // A host that needs no enrolment: embedded mode's own.
   void trust(const PublicKey &host) { trusted_hosts_.push_back(host); }
@@ -69,7 +86,17 @@ class KeyService : public Keys {
   Result<const SecretBytes *> root();
   Result<const SigningKey *> identity();
   Result<HmacSha256> token_key();
+  // Finishes a rewrap that is under way, and forgets a root key that is not the present one any more.
+  Result<void> settle_root();
+  Result<void> finish_rewrap();
+  Result<bool> wrap_anew(const AppId &, const SecretBytes &from, const SecretBytes &to);
+  Result<void> tidy_rewrap();
   Result<Opener> opener(const AppId &);
+  // What `header` pins: body, parts, and of their entries the records, which are opened.
+  static Result<std::vector<OpenedSecret>> open_proven(
+      Opener &, const HashedHeader &header, ByteSpan body, const std::vector<Bytes> &parts,
+      const std::vector<std::pair<std::string, Bytes>> &records);
+  Result<AppKeyRecord> newest_key(const AppId &, const Stored &record);
   Result<std::pair<Grant, uint64_t>> find_grant(const AppId &, std::string_view machine) const;
   Result<void> check_host(const PublicKey &) const;
   // The unlogged half of token(), open() and enrol(): they say in `entry` who asked for what.
@@ -89,6 +116,7 @@ class KeyService : public Keys {
   std::function<uint64_t()> now_;
   const AuditLog *audit_;
   SecretBytes root_;
+  uint64_t root_revision_ = 0;  // of the stored one that root_ is
   std::optional<SigningKey> identity_;
   std::vector<PublicKey> trusted_hosts_;
 };

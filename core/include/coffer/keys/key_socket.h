@@ -51,6 +51,10 @@ class KeyClient : public Keys {
   Result<std::string> invite(std::string_view name) override;
   Result<std::vector<HostInfo>> hosts() const override;
   Result<void> revoke_host(std::string_view which) override;
+  Result<AppKey> rotate(const AppId &, uint32_t from) override;
+  Result<Bytes> reseal(ByteSpan request) override;
+  Result<void> retire(const AppId &, uint32_t oldest) override;
+  Result<void> rewrap() override;
 
  private:
   Result<Bytes> ask(Bytes request) const;

@@ -11,6 +11,10 @@
 //   kOpenAnswerLabel opened        = u32 count, then (name value)*: what is sealed to the ephemeral key
 //   enrolment     = "cfj1" token(16) name host(32)                                signed by the host:
 //   kEnrolmentLabel
+// And the API, while the keys of an App are rotated:
+//   reseal_request = "cff1" app_id(16) header* proof_header proof_body proof_part* (name record)*
+//   reseal_answer  = "cfi1" request(32) epoch(u32) (name record)*          signed by identity:
+//                                                                          kResealAnswerLabel
 #ifndef COFFER_KEYS_PROTOCOL_H
 #define COFFER_KEYS_PROTOCOL_H
 
@@ -64,6 +68,25 @@ struct OpenAnswer {
 Bytes encode(const OpenAnswer &);
 Result<OpenAnswer> decode_open_answer(ByteSpan payload);
 
+// Not signed: what counts in it is signed by a writer, and the answer opens for nobody but the key service.
+struct ResealRequest {
+  AppId app_id{};
+  std::vector<Bytes> headers;      // as in OpenRequest; they reach the head
+  Bytes proof_header, proof_body;  // of the head
+  std::vector<Bytes> proof_parts;
+  std::vector<std::pair<std::string, Bytes>> records;
+};
+Bytes encode(const ResealRequest &);
+Result<ResealRequest> decode_reseal_request(ByteSpan);
+
+struct ResealAnswer {
+  Hash request{};
+  uint32_t epoch = 0;
+  std::vector<std::pair<std::string, Bytes>> records;  // in the order of the request
+};
+Bytes encode(const ResealAnswer &);
+Result<ResealAnswer> decode_reseal_answer(ByteSpan payload);
+
 SecretBytes encode_opened(const std::vector<OpenedSecret> &);
 Result<std::vector<OpenedSecret>> decode_opened(const SecretBytes &);
 
@@ -112,6 +135,15 @@ class AppKeys {
   // `mine` is where the caller's audit log is, durably: the key service's keeps it.  Answers where that is
   // then; number 0: it has none.
   virtual Result<Checkpoint> exchange(const Checkpoint &mine) = 0;
+
+  // Makes the App's key pair of epoch `from` + 1.  Asked again it answers the newest one that there is.
+  virtual Result<AppKey> rotate(const AppId &, uint32_t from) = 0;
+  // A reseal_request, checked as an open is, of records of the head; answers a signed reseal_answer: the same
+  // values, sealed to the newest epoch.
+  virtual Result<Bytes> reseal(ByteSpan request) = 0;
+  // Destroys the private keys of epochs below `oldest`: nothing in the vault is sealed for them any more. The
+  // newest one stays in any case.
+  virtual Result<void> retire(const AppId &, uint32_t oldest) = 0;
 };
 
 // What a host may ask of the key service.  Embedded: the service itself; else its socket.
@@ -130,6 +162,7 @@ struct KeyInfo {
   uint32_t epoch = 0;
   PublicKey public_key{};
   bool destroyed = false;
+  std::vector<uint32_t> old_epochs;  // whose private keys are still held
 };
 
 struct HostInfo {
@@ -153,6 +186,9 @@ class KeyAdmin {
   // By name or by public key in hex.  Durable when it returns: all its grants are void, and it gets no new
   // one.
   virtual Result<void> revoke_host(std::string_view which) = 0;
+  // A new root key, wrapped by the KMS, takes over; everything that was wrapped under the old one is wrapped
+  // anew.  Others may go on meanwhile; cut off, it goes on when it is called again.  Tokens become void.
+  virtual Result<void> rewrap() = 0;
 };
 
 // All of a key service: itself, or its socket.

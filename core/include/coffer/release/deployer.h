@@ -35,6 +35,16 @@ struct RolloutResult {
   std::vector<std::string> warnings;
 };
 
+struct Rotated {
+  uint32_t from = 0, epoch = 0;  // of the App's key, before and now
+  bool went_on = false;          // a rotation that was cut off was finished; there was no other one
+  uint64_t version = 0;          // of the newest manifest
+  size_t secrets = 0;            // that were sealed anew
+  uint32_t oldest = 0;           // the oldest epoch that is still needed
+  RolloutResult rollout;         // of --now
+  std::vector<std::string> warnings;
+};
+
 enum class SecretStatus { kDeployed, kStaged, kPartial, kRemoved };
 std::string_view to_string(SecretStatus);
 
@@ -70,6 +80,11 @@ class Deployer {
   // A new release from the newest manifest: the App's started Machines are booted anew, one after the other.
   // After a failure the ones already updated go back too.  Nothing to do, and not `force`d: release 0.
   Result<RolloutResult> rollout(const App &, std::string_view reason, bool force);
+
+  // A new key pair for the App, and its newest secrets sealed for it; goes on where one was cut off.  The key
+  // service opens nothing of an older epoch any more once nothing in the vault is sealed for it.  `now`: what
+  // is retained of older versions is dropped, and the Machines are rolled out, so that this is at once.
+  Result<Rotated> rotate(const App &, bool now);
 
   struct Ran {
     MachineStatus machine;
@@ -131,6 +146,11 @@ class Deployer {
   Result<MachineStatus> look(const App &, const StoredMachine &, Ask);
   // The Machines when nobody else is at work with one of them.
   Result<std::vector<MachineStatus>> settled_machines(const App &);
+  Result<Manifest> seal_head_anew(const App &, bool drop_older, size_t &secrets);
+  Result<std::vector<std::pair<Hash, Bytes>>> reseal(const App &, const Manifest &,
+                                                     std::span<const Entry *const>);
+  Result<void> move_way_back(const App &, const Manifest &);
+  Result<uint32_t> retire_epochs(const App &, const Manifest &);
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
   Result<Vault::Made> make_release(const App &, Manifest &, std::vector<NewSpec> &, std::string_view reason);
   Result<BootOrder> make_machine(const App &, Manifest &, const std::string &id, MachineConfig,

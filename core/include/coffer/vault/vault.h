@@ -7,6 +7,8 @@
 #ifndef COFFER_VAULT_VAULT_H
 #define COFFER_VAULT_VAULT_H
 
+#include <map>
+
 #include "coffer/format/machine.h"
 #include "coffer/format/manifest.h"
 #include "coffer/plugin_host/storage.h"
@@ -23,6 +25,7 @@ struct Pins {
 struct App {
   AppEntry entry;
   AppKeyRecord key;
+  uint64_t key_revision = 0;  // of the key record, as it was read
   const std::string &name() const { return entry.name; }
   const AppId &id() const { return entry.app_id; }
 };
@@ -80,6 +83,7 @@ class Vault {
   Result<Manifest> newest(const App &) const;
   Result<Manifest> at(const App &, uint64_t version) const;
   // `accept` may refuse the manifest that the write would build on; then nothing is written.
+  // kAborted: the App's key was rotated since `App` was read; seal again for the new one.
   Result<Written> write(const App &, const std::vector<SealedSecret> &set,
                         const std::vector<std::string> &unset, std::string_view who,
                         const std::function<Result<void>(const Manifest &)> &accept = {});
@@ -87,6 +91,29 @@ class Vault {
   Result<Bytes> record(const App &, const Entry &) const;
   // Signed headers first..last, both included.
   Result<std::vector<Bytes>> headers(const App &, uint64_t first, uint64_t last) const;
+
+  // Once more what `head` holds, as a later version: what was between them is not in this vault.
+  // REQUIRES: version > head.version().
+  Result<Manifest> restore_head(const App &, const Manifest &head, uint64_t version, std::string_view who);
+
+  // ---- key rotation: vault_rotation.cc ----
+  // The key record of a later epoch becomes the App's: from then on nothing is written that was sealed for an
+  // older one.
+  Result<App> replace_key(const App &, ByteSpan signed_key);
+  // Records that are in the vault, needed or not, and sealed for an older epoch than the App's; with it.
+  Result<std::map<Hash, uint32_t>> old_records(const App &) const;
+  // Of the last sweep; 0: there was none.
+  Result<uint64_t> sweep_revision(const App &) const;
+  // Records that no manifest names yet: the next sweep would take them.
+  Result<void> put_records(const App &, const std::vector<Bytes> &);
+  // The manifest after `head`: the same secrets with other records (old hash to new), names, versions and
+  // times kept.  `drop_older`: bodies of all versions before it may go with the next sweep.  Nothing: the
+  // head has moved, or a sweep has run since `swept`.
+  Result<std::optional<Manifest>> replace_records(const App &, const Manifest &head,
+                                                  const std::map<Hash, Hash> &replaced, uint64_t swept,
+                                                  bool drop_older, std::string_view who);
+  // Forgets what no retained manifest and no launch spec refers to.
+  Result<void> sweep(const App &, const Manifest &head);
 
   // ---- Machines and releases ----
   Result<std::vector<StoredMachine>> machines(const App &) const;
@@ -121,7 +148,9 @@ class Vault {
   Result<uint64_t> commit(std::string_view space, Batch batch);
   Result<Manifest> load(const App &, std::string_view what, Bytes envelope, uint64_t revision) const;
   Result<Bytes> immutable(const App &, std::string_view kind, const Hash &) const;
-  Result<void> sweep(const App &, const Manifest &);
+  Result<std::vector<HashedHeader>> chain(const App &, const HashedHeader &newest, uint64_t oldest) const;
+  static Manifest after(const App &, const Manifest &old, std::string_view who);
+  Result<std::optional<Manifest>> commit_after(const App &, const Manifest &old, Manifest next, Batch named);
   void check_app(const AppEntry &, std::vector<Finding> &) const;
 
   Storage storage_;
