@@ -233,7 +233,7 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
                 "  coffer plugin info storage-sqlite"),
         "NAME|PATH", "", 1, 1);
 
-  CLI::App *vault = group("vault", "check and move the vault");
+  CLI::App *vault = group("vault", "check, move, back up and restore the vault");
   command(vault, "check", "read and verify everything, change nothing", "  coffer vault check");
   c = command(vault, "migrate", "move the vault to another storage backend, without opening a value",
               "  coffer vault migrate --to $COFFER_HOME/file.toml");
@@ -241,8 +241,30 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
       ->type_name("ENGINE_FILE")
       ->required();
 
-  command(group("keys", "Apps' keys"), "list", "keys, epochs and public halves; never a private key",
+  c = command(
+      vault, "backup", "one sealed file: the vault and the keys to it, but not the KMS's",
+      "  coffer vault backup /mnt/backup/coffer-$(date +%F)\n"
+      "  coffer vault backup --force coffer.backup        in place of an older one\n"
+      "\nOnly the same KMS key opens it again: keep a copy of that apart (kms-local: the folder kms).");
+  words(c, "FILE", "the file to make", 1, 1);
+  c->add_flag("--force", a.force, "also over a file that is there");
+  c = command(vault, "restore", "put a backup in place of an empty or broken vault",
+              "  coffer init && coffer vault restore coffer.backup    a new home, with the old KMS key\n"
+              "  coffer vault restore --force coffer.backup           in place of what is there\n"
+              "\nThe Machines of this host are ended; start them again with `coffer machine start`.");
+  words(c, "FILE", "the backup", 1, 1);
+  c->add_flag("--force", a.force, "also over a home that has Apps, and end its Machines");
+
+  CLI::App *keys = group("keys", "Apps' keys and the key service's own");
+  command(keys, "list", "keys, epochs and public halves; never a private key",
           "  coffer keys list\n  coffer keys list -j");
+  c = command(keys, "rotate", "a new key pair for an App, and its secrets sealed for it",
+              "  coffer keys rotate -a web\n"
+              "  coffer keys rotate -a web --now                  the old key is gone when it returns\n"
+              "  coffer keys rotate                               every App, where none is named");
+  c->add_flag("--now", a.now, "drop older versions and restart the Machines, so that the old key can go");
+
+  command(keys, "rewrap", "a new root key, under which all keys are wrapped anew", "  coffer keys rewrap");
 
   CLI::App *host = group("host", "hosts that may be granted Machines: enroll, join, list, revoke");
   words(command(host, "enroll", "print a one-time token with which a new host joins; for the administrator",

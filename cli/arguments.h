@@ -36,6 +36,7 @@ struct Arguments {
   std::optional<std::string> token_apps, token_allow, token_expires;
   bool stage = false, detach = false, dotenv = false, yes = false, force = false, follow = false,
        pull = false, read_only = false;
+  bool now = false;                                     // of `keys rotate`
   bool once = false, user_unit = false, print = false;  // of `agent`
   uint64_t lines = 0, timeout_s = 0;
 };

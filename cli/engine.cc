@@ -18,6 +18,9 @@ namespace coffer::cli {
 
 Result<std::unique_ptr<Engine>> Engine::open(const Arguments &arguments) {
   COFFER_TRY(Home home, Home::find(arguments.engine));
+  if (home.restoring())
+    return fail(ErrorCode::kFailedPrecondition, "a restore of this home was cut off",
+                "Run `coffer vault restore FILE` again: it begins anew.");
   COFFER_TRY(EngineConfig config, read_engine_config(home.engine_file()));
   return std::unique_ptr<Engine>(new Engine(arguments, std::move(home), std::move(config)));
 }

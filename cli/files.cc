@@ -24,6 +24,7 @@ class Fd {
     if (fd_ >= 0) ::close(fd_);
   }
   int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
   explicit operator bool() const { return fd_ >= 0; }
 
  private:
@@ -63,18 +64,22 @@ Result<void> write_all(int fd, ByteSpan content, const std::string &what) {
   return {};
 }
 
-Result<void> write_file(const std::filesystem::path &path, ByteSpan content, unsigned mode, bool replace) {
+}  // namespace
+
+Result<void> write_file_in_pieces(const std::filesystem::path &path, unsigned mode, bool replace,
+                                  const std::function<Result<void>(const Write &)> &fill) {
   const std::string what = path.string();
   const std::string temporary = what + "." + hex(random_array<6>());
   const auto write = [&]() -> Result<void> {
     const Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
     if (!fd) return os_error(what);
     if (::fchmod(fd.get(), mode) != 0) return os_error(what);
-    COFFER_CHECK(write_all(fd.get(), content, what));
+    COFFER_CHECK(fill([&](ByteSpan piece) { return write_all(fd.get(), piece, what); }));
     if (::fsync(fd.get()) != 0) return os_error(what);
     if (replace ? ::rename(temporary.c_str(), what.c_str()) : ::link(temporary.c_str(), what.c_str()))
       return os_error(what);
-    const Fd folder(::open(path.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const std::filesystem::path parent = path.has_parent_path() ? path.parent_path() : ".";
+    const Fd folder(::open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!folder || ::fsync(folder.get()) != 0) return os_error(what);
     return {};
   };
@@ -83,7 +88,44 @@ Result<void> write_file(const std::filesystem::path &path, ByteSpan content, uns
   return done;
 }
 
+namespace {
+Result<void> write_file(const std::filesystem::path &path, ByteSpan content, unsigned mode, bool replace) {
+  return write_file_in_pieces(path, mode, replace, [&](const Write &write) { return write(content); });
+}
 }  // namespace
+
+Result<void> remove_file(const std::filesystem::path &path) {
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return os_error(path.string());
+  const Fd folder(::open(path.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder || ::fsync(folder.get()) != 0) return os_error(path.string());
+  return {};
+}
+
+Result<InputFile> InputFile::open(const std::filesystem::path &path) {
+  const std::string what = path.string();
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return os_error(what);
+  struct stat st{};
+  if (::fstat(fd.get(), &st) != 0) return os_error(what);
+  if (!S_ISREG(st.st_mode)) return fail(ErrorCode::kInvalidArgument, what + " is not a file");
+  return InputFile(fd.release(), what);
+}
+
+InputFile::~InputFile() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+Result<size_t> InputFile::read(std::span<uint8_t> out) {
+  size_t got = 0;
+  while (got < out.size()) {
+    const ssize_t n = ::read(fd_, out.data() + got, out.size() - got);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return os_error(what_);
+    if (n == 0) break;
+    got += static_cast<size_t>(n);
+  }
+  return got;
+}
 
 Result<SecretBytes> read_stdin(size_t limit, std::string_view what) {
   if (isatty(STDIN_FILENO))

@@ -3,7 +3,9 @@
 #define COFFER_CLI_FILES_H
 
 #include <filesystem>
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "coffer/base/result.h"
 #include "coffer/base/secret_bytes.h"
@@ -27,6 +29,29 @@ bool confirm(std::string_view question);
 Result<void> write_new_file(const std::filesystem::path &, ByteSpan content, unsigned mode);
 // The same, in place of what is there.
 Result<void> replace_file(const std::filesystem::path &, ByteSpan content, unsigned mode);
+// The same for what comes piece by piece: `fill` is given what writes the next piece.
+using Write = std::function<Result<void>(ByteSpan)>;
+Result<void> write_file_in_pieces(const std::filesystem::path &, unsigned mode, bool replace,
+                                  const std::function<Result<void>(const Write &)> &fill);
+
+// Durable when it returns; one that is not there is no error.
+Result<void> remove_file(const std::filesystem::path &);
+
+// A file that is read piece by piece.
+class InputFile {
+ public:
+  static Result<InputFile> open(const std::filesystem::path &);
+  InputFile(InputFile &&o) noexcept : fd_(std::exchange(o.fd_, -1)), what_(std::move(o.what_)) {}
+  InputFile &operator=(InputFile &&) = delete;
+  ~InputFile();
+  // Fewer bytes than asked for: the end.
+  Result<size_t> read(std::span<uint8_t>);
+
+ private:
+  InputFile(int fd, std::string what) : fd_(fd), what_(std::move(what)) {}
+  int fd_;
+  std::string what_;
+};
 
 }  // namespace coffer::cli
 #endif

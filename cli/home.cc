@@ -132,6 +132,11 @@ bool Home::agent_runs() const {
   return held;
 }
 
+bool Home::restoring() const {
+  std::error_code e;
+  return fs::exists(restore_marker(), e) || e;
+}
+
 Result<void> Home::check_seen(const App &app) const {
   const fs::path file = dir() / "client/seen";
   std::ostringstream kept;

@@ -5,6 +5,7 @@
 //   api/token.revoked                                  ids of revoked user tokens
 //   pins/identity  pins/writers                        public keys trusted here, one hex line each
 //   audit/api.log  audit/keys.log                      what was done and refused, one JSON line each
+//   restore.pending                                    a restore that is not complete
 //   client/seen                                        NAME APP_ID EPOCH: what this client has seen
 #ifndef COFFER_CLI_HOME_H
 #define COFFER_CLI_HOME_H
@@ -44,6 +45,10 @@ class Home {
 
   // A `coffer agent` watches this home's Machines: it holds a lock on host/agent.lock.
   bool agent_runs() const;
+
+  // A restore was begun and is not complete: what lies here is neither the old vault nor the new one.
+  bool restoring() const;
+  std::filesystem::path restore_marker() const { return dir() / "restore.pending"; }
 
   // Compares an App with what was seen before under its name, and remembers it.
   Result<void> check_seen(const App &) const;

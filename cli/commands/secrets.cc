@@ -156,18 +156,25 @@ Result<int> finish(Arguments &a, Engine &engine, const App &app, const Written &
   return 0;
 }
 
-Result<Written> seal_and_write(Engine &engine, const App &app, std::vector<NamedValue> values) {
+Result<Written> seal_and_write(Engine &engine, App app, const std::vector<NamedValue> &values) {
+  constexpr int kMaxTries = 20;
   COFFER_TRY(const SecretBytes credential, engine.home().digest_credential());
-  COFFER_TRY(Sealer sealer, Sealer::create(app.key, credential));
-  std::vector<SealedSecret> sealed;
-  sealed.reserve(values.size());
-  for (NamedValue &v : values) {
-    COFFER_TRY(SealedSecret s, sealer.seal(v.name, v.value));
-    v.value.reset();
-    sealed.push_back(std::move(s));
-  }
   COFFER_TRY(Deployer * deployer, engine.deployer());
-  return deployer->write(app, sealed, {});
+  for (int tries = 1;; ++tries) {
+    COFFER_TRY(Sealer sealer, Sealer::create(app.key, credential));
+    std::vector<SealedSecret> sealed;
+    sealed.reserve(values.size());
+    for (const NamedValue &v : values) {
+      COFFER_TRY(SealedSecret s, sealer.seal(v.name, v.value));
+      sealed.push_back(std::move(s));
+    }
+    auto written = deployer->write(app, sealed, {});
+    if (written || written.error().code != ErrorCode::kAborted || tries == kMaxTries) return written;
+    // Its key may have been rotated meanwhile: again, for the new one.
+    COFFER_TRY(App now, engine.app(app.name()));
+    if (now.id() != app.id()) return written;
+    app = std::move(now);
+  }
 }
 
 }  // namespace
@@ -175,9 +182,9 @@ Result<Written> seal_and_write(Engine &engine, const App &app, std::vector<Named
 Result<int> secrets_set(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
   COFFER_TRY(const App app, engine->app());  // a wrong App is told before a value is asked for
-  COFFER_TRY(std::vector<NamedValue> values, gather(a));
+  COFFER_TRY(const std::vector<NamedValue> values, gather(a));
   if (!a.stage) catch_interrupts();
-  COFFER_TRY(const Written written, seal_and_write(*engine, app, std::move(values)));
+  COFFER_TRY(const Written written, seal_and_write(*engine, app, values));
   return finish(a, *engine, app, written, "secrets set");
 }
 
@@ -199,7 +206,7 @@ Result<int> secrets_import(Arguments &a) {
   values.reserve(entries.size());
   for (DotenvEntry &e : entries) values.push_back({std::move(e.name), std::move(e.value)});
   if (!a.stage) catch_interrupts();
-  COFFER_TRY(const Written written, seal_and_write(*engine, app, std::move(values)));
+  COFFER_TRY(const Written written, seal_and_write(*engine, app, values));
   return finish(a, *engine, app, written, "secrets import");
 }
 

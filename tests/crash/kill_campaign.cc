@@ -42,7 +42,7 @@ struct Settings {
   int rounds = 200;
   uint64_t seed = 0;
   std::vector<std::string> storages = {"sqlite", "file"};
-  std::string only;  // one operation
+  std::string only;  // one operation, or one group: keys
   std::string runtime = "process", image = "coffer-test/static";
   bool agent = false;
   bool verbose = false;
@@ -101,7 +101,9 @@ class Campaign {
     }
     std::vector<Operation> operations = all_operations();
     if (!settings_.only.empty())
-      std::erase_if(operations, [&](const Operation &o) { return o.name != settings_.only; });
+      std::erase_if(operations, [&](const Operation &o) {
+        return o.name != settings_.only && !o.name.starts_with(settings_.only + " ");
+      });
     int round = -1;
     try {
       for (Operation &o : operations) learn(o);
@@ -227,20 +229,31 @@ class Campaign {
          }},
         {"run",
          [](Argv &command, std::string &, Model &) { command = {"run", "-a", kApp, "--", "/bin/true"}; }},
+        {"keys rotate",
+         [](Argv &command, std::string &, Model &) { command = {"keys", "rotate", "-a", kApp}; }},
+        {"keys rewrap", [](Argv &command, std::string &, Model &) { command = {"keys", "rewrap"}; }},
+        {"keys rotate --now",
+         [](Argv &command, std::string &, Model &) { command = {"keys", "rotate", "-a", kApp, "--now"}; }},
+        {"vault backup",
+         [this](Argv &command, std::string &, Model &) {
+           command = {"vault", "backup", "--force", (folder_.path() / "backup").string()};
+         }},
         {kAppDies, [](Argv &command, std::string &, Model &) { command.clear(); }},
     };
     // What stores and boots nothing is not told by how Machines are.
     if (settings_.agent)
       std::erase_if(all, [](const Operation &o) {
         return o.name == "set --stage" || o.name.starts_with("import") || o.name == "deploy" ||
-               o.name == "run";
+               o.name == "run" || o.name == "keys rotate" || o.name == "keys rewrap" ||
+               o.name == "vault backup";
       });
     else
       std::erase_if(all, [](const Operation &o) { return o.name == kAppDies; });
     // Containers take their time: only what touches them.
     if (settings_.runtime == "docker")
       std::erase_if(all, [](const Operation &o) {
-        return o.name == "set --stage" || o.name.starts_with("import") || o.name == "run";
+        return o.name == "set --stage" || o.name.starts_with("import") || o.name == "run" ||
+               o.name == "keys rotate" || o.name == "keys rewrap" || o.name == "vault backup";
       });
     return all;
   }

@@ -90,6 +90,7 @@ Result<KeyService::AppKey> KeyService::rotate(const AppId &app, uint32_t from) {
                   "App " + key.name + ": the key service's newest key is of epoch " +
                       std::to_string(key.epoch) + ", the vault's of epoch " + std::to_string(from),
                   "The key service's store was rolled back: put the newer copy back.");
+    COFFER_CHECK(log_ready());
     COFFER_TRY(const SecretBytes *root_key, root());
     COFFER_TRY(const SigningKey *id_key, identity());
     COFFER_TRY(std::vector<HeldKey> keys, decode_held(held->value));
@@ -105,14 +106,21 @@ Result<KeyService::AppKey> KeyService::rotate(const AppId &app, uint32_t from) {
     b.put(std::string(kRecordKey), out.signed_record);
     b.put(std::string(kPrivateKey), key_store::encode(keys));
     const auto done = store_.commit(app_space(app), b);
-    if (done) return out;
+    if (done) return logged(entry(kApi, "rotate key", app), Result<AppKey>(std::move(out)));
     if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
   }
   return fail(ErrorCode::kAborted, "the App's key is being rotated by others", "Try again.");
 }
 
 Result<Bytes> KeyService::reseal(ByteSpan bytes) {
+  COFFER_CHECK(log_ready());  // it opens values
   COFFER_TRY(const ResealRequest request, decode_reseal_request(bytes));
+  AuditEntry about = entry(kApi, "reseal", request.app_id);
+  about.count = request.records.size();
+  return logged(std::move(about), resealed(request, sha256(bytes)));
+}
+
+Result<Bytes> KeyService::resealed(const ResealRequest &request, const Hash &request_hash) {
   const AppId &app = request.app_id;
   COFFER_TRY(const auto record, store_.get(app_space(app), kRecordKey));
   if (!record) return denied("no_key", "the key service has no key of this App");
@@ -127,7 +135,7 @@ Result<Bytes> KeyService::reseal(ByteSpan bytes) {
              open_proven(app_opener, header, request.proof_body, request.proof_parts, request.records));
 
   ResealAnswer answer;
-  answer.request = sha256(bytes);
+  answer.request = request_hash;
   answer.epoch = key.epoch;
   COFFER_TRY(HpkeSender sender, HpkeSender::setup(key.public_key, seal_info(app, key.epoch)));
   for (const OpenedSecret &s : opened) {
@@ -154,7 +162,7 @@ Result<void> KeyService::retire(const AppId &app, uint32_t oldest) {
     b.require_absent(std::string(kPrivateNextKey));
     b.put(std::string(kPrivateKey), key_store::encode(keys));
     const auto done = store_.commit(app_space(app), b);
-    if (done) return {};
+    if (done) return logged(entry(kApi, "destroy old keys", app), Result<void>{});
     if (done.error().code != ErrorCode::kAborted) return std::unexpected(done.error());
   }
   return fail(ErrorCode::kAborted, "the App's key is being rotated by others", "Try again.");

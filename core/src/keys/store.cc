@@ -46,7 +46,7 @@ Bytes private_aad(const AppId &app, uint32_t epoch) {
 Bytes identity_aad() { return Encoder().text("coffer identity v1").take(); }
 
 Bytes encode(const std::vector<HeldKey> &keys) {
-  Encoder e = begin("cfy1");
+  Encoder e = begin("ckp1");
   write_list(e, keys, [](Encoder &to, const HeldKey &k) { to.u32(k.epoch).bytes(k.wrapped); });
   return e.take();
 }
@@ -54,7 +54,7 @@ Bytes encode(const std::vector<HeldKey> &keys) {
 Result<std::vector<HeldKey>> decode_held(ByteSpan in) {
   Decoder d(in);
   std::vector<HeldKey> out;
-  if (as_text(d.raw(4)) == "cfy1") {
+  if (as_text(d.raw(4)) == "ckp1") {
     out = read_list<HeldKey>(d, [](Decoder &from) {
       const uint32_t epoch = from.u32();
       const ByteSpan wrapped = from.bytes();

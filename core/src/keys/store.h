@@ -34,7 +34,7 @@ Bytes private_aad(const AppId &, uint32_t epoch);
 Bytes identity_aad();
 
 // The private keys of an App, one per epoch that something may still be sealed for; the newest one last.
-//   private = "cfy1" (epoch(u32) wrapped(bytes))*   |   epoch(u32) wrapped: from before keys were rotated
+//   private = "ckp1" (epoch(u32) wrapped(bytes))*   |   epoch(u32) wrapped: from before keys were rotated
 struct HeldKey {
   uint32_t epoch = 0;
   Bytes wrapped;

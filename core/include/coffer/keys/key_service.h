@@ -96,6 +96,7 @@ class KeyService : public Keys {
   static Result<std::vector<OpenedSecret>> open_proven(
       Opener &, const HashedHeader &header, ByteSpan body, const std::vector<Bytes> &parts,
       const std::vector<std::pair<std::string, Bytes>> &records);
+  Result<Bytes> resealed(const ResealRequest &, const Hash &request_hash);
   Result<AppKeyRecord> newest_key(const AppId &, const Stored &record);
   Result<std::pair<Grant, uint64_t>> find_grant(const AppId &, std::string_view machine) const;
   Result<void> check_host(const PublicKey &) const;
