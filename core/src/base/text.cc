@@ -5,15 +5,12 @@
 #include <vector>
 
 namespace coffer {
-namespace {
 
-// The length of the UTF-8 sequence at `s`, 0 when there is none (RFC 3629, section 4: no overlong form, no
-// surrogate).
-size_t sequence_length(std::string_view s) {
+size_t utf8_length(std::string_view s) {
   const auto byte = [&](size_t i) { return i < s.size() ? static_cast<uint8_t>(s[i]) : uint8_t{0}; };
   const auto tail = [&](size_t i) { return (byte(i) & 0xc0) == 0x80; };
   const uint8_t b = byte(0);
-  if (b < 0x80) return 1;
+  if (b < 0x80) return s.empty() ? 0 : 1;
   if (b >= 0xc2 && b <= 0xdf) return tail(1) ? 2 : 0;
   if (b >= 0xe0 && b <= 0xef) {
     if (!tail(1) || !tail(2)) return 0;
@@ -27,6 +24,8 @@ size_t sequence_length(std::string_view s) {
   }
   return 0;
 }
+
+namespace {
 
 // C0, DEL, C1, and the marks that reorder or break a line (U+2028..202E, U+2066..2069).
 bool is_control(std::string_view sequence) {
@@ -57,7 +56,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 std::string printable(std::string_view text, size_t max) {
   std::string out;
   while (!text.empty()) {
-    const size_t n = sequence_length(text);
+    const size_t n = utf8_length(text);
     const std::string_view piece = text.substr(0, std::max<size_t>(n, 1));
     const std::string_view shown = n == 0 ? "?" : is_control(piece) ? " " : piece;
     if (out.size() + shown.size() > max) {

@@ -26,6 +26,16 @@ TEST(Printable, KeepsTextAndNothingThatCommandsATerminal) {
   EXPECT_EQ(printable("end \n\n"), "end");
 }
 
+TEST(Utf8Length, IsZeroForWhatIsNotUtf8) {
+  EXPECT_EQ(utf8_length("a"), 1u);
+  EXPECT_EQ(utf8_length(std::string_view("\0", 1)), 1u);
+  EXPECT_EQ(utf8_length("漢字"), 3u);
+  EXPECT_EQ(utf8_length(""), 0u);
+  EXPECT_EQ(utf8_length("\xc3"), 0u) << "cut";
+  EXPECT_EQ(utf8_length("\xc0\x80"), 0u) << "overlong";
+  EXPECT_EQ(utf8_length("\xed\xa0\x80"), 0u) << "surrogate";
+}
+
 TEST(Printable, ReplacesWhatIsNotUtf8) {
   EXPECT_EQ(printable("\xff\xfe"), "??");
   EXPECT_EQ(printable("\xc0\xaf"), "??") << "overlong";

@@ -12,6 +12,10 @@ namespace coffer {
 // A text that was cut ends with "...".
 std::string printable(std::string_view text, size_t max = 1024);
 
+// The length of the UTF-8 sequence that `text` begins with, 0 when there is none (RFC 3629, section 4: no
+// overlong form, no surrogate).
+size_t utf8_length(std::string_view text);
+
 // The candidate that `word` was probably meant to be; empty when none is close.
 std::string_view closest(std::string_view word, std::span<const std::string_view> candidates);
 
