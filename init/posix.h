@@ -1,4 +1,4 @@
-// posix.h - two guards that both C++ runtimes need.
+// posix.h - two guards that both C++ runtimes and server/http need.
 #ifndef COFFER_POSIX_H
 #define COFFER_POSIX_H
 #include <signal.h>
@@ -24,6 +24,7 @@ class Fd {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));
   }
   int get() const noexcept { return fd_; }
+  int release() noexcept { return std::exchange(fd_, -1); }
   explicit operator bool() const noexcept { return fd_ >= 0; }
 
  private:

@@ -43,14 +43,14 @@ done
 [ "$links" -gt 30 ] || fail "only $links links were found"
 
 # ---- tests ----
-sources=$(find core sdk plugins init tests -name '*_test.cc' -o -name '*_suite.cc')
+sources=$(find core sdk plugins init server tests -name '*_test.cc' -o -name '*_suite.cc')
 names=$(cat $sources | grep -oE '^TEST(_F|_P)?\([A-Za-z0-9]+, *[A-Za-z0-9]+' | sed -E 's/^TEST(_F|_P)?\(//; s/, */./' | sort -u)
 known='\.(cc|h|hpp|c|md|sh|so|db|toml|txt|cmake|key|json|log|pack|store[a-z]*|storage)$'
 for page in $pages; do
   for test in $(grep -ohE '`[A-Z][A-Za-z0-9]+\.[A-Z][A-Za-z0-9]+`' "$page" | tr -d '`' | grep -vE "$known" | sort -u); do
     grep -qxF -- "$test" <<<"$names" || fail "$page: no such test: $test"
   done
-  for file in $(grep -ohE '`(tests|core|plugins|sdk|cli|init|scripts)/[A-Za-z0-9_./-]+`' "$page" | tr -d '`' | grep -v NAME | sort -u); do
+  for file in $(grep -ohE '`(tests|core|plugins|sdk|cli|init|server|scripts)/[A-Za-z0-9_./-]+`' "$page" | tr -d '`' | grep -v NAME | sort -u); do
     [ -e "$file" ] || [ -e "$(dirname "$page")/$file" ] || fail "$page: no such file: $file"
   done
 done

@@ -18,7 +18,7 @@ fail() {
 
 # Every source file that is ours, without build folders.
 sources() {
-  find sdk core plugins init cli api keys agent tests bench examples -type f \
+  find sdk core plugins init server cli api keys agent tests bench examples -type f \
     \( -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cc' -o -name '*.cpp' \) 2>/dev/null
 }
 
@@ -41,6 +41,7 @@ $path"*) ;;
 }
 
 only_in "Botan" '^ *# *include *[<"]botan/' core/src/crypto/ plugins/kms-local/
+only_in "OpenSSL" '^ *# *include *[<"]openssl/' server/http/
 only_in "Boost.DLL" '^ *# *include *[<"]boost/dll' core/src/plugin_host/plugin.cc
 
 # A stranger reads all of our own cryptography in one go.

@@ -1,0 +1,108 @@
+// measure_http: what the HTTP layer costs by itself, over a unix socket, with the server in a process of its
+// own.
+//   idle KB, KB with 500 long polls waiting, requests/s of one and of 16 clients, p50/p99 at 200 requests/s
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "server/http/client.h"
+#include "server/http/server.h"
+
+namespace http = coffer::http;
+using namespace std::chrono_literals;
+
+namespace {
+
+long resident_kb(pid_t pid) {
+  std::ifstream in("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with("VmRSS:")) return std::atol(line.c_str() + 6);
+  return -1;
+}
+
+[[noreturn]] void serve(const std::string &path, int ready) {
+  static http::Signal never;
+  auto server = http::Server::start(
+      {.unix_path = path},
+      [](const http::Request &r, http::Context &c) {
+        if (!r.path.empty()) c.wait(never, 0, http::Clock::now() + 600s);
+        return http::Response::json("{}");
+      },
+      [](const http::Request &r) { return http::Admission{.waits = !r.path.empty()}; });
+  if (!server || ::write(ready, "x", 1) != 1) ::_exit(1);
+  for (;;) ::pause();
+}
+
+double seconds(http::Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+}  // namespace
+
+int main() {
+  const std::string path = "/tmp/coffer-measure-http." + std::to_string(::getpid());
+  int ready[2];
+  if (::pipe(ready) != 0) return 1;
+  const pid_t server = ::fork();
+  if (server == 0) serve(path, ready[1]);
+  char byte;
+  ::close(ready[1]);
+  if (::read(ready[0], &byte, 1) != 1) return 1;
+  std::printf("idle                        %8ld KB\n", resident_kb(server));
+
+  const auto client = *http::Client::open({.url = "unix://" + path});
+  const auto ask = [&] {
+    if (!client->call({})) std::abort();
+  };
+  for (int i = 0; i < 1'000; ++i) ask();
+  auto begin = http::Clock::now();
+  for (int i = 0; i < 20'000; ++i) ask();
+  std::printf("one client, one after other %8.0f requests/s\n", 20'000 / seconds(http::Clock::now() - begin));
+  begin = http::Clock::now();
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 16; ++t)
+      threads.emplace_back([&] {
+        const auto own = *http::Client::open({.url = "unix://" + path});
+        for (int i = 0; i < 3'000; ++i)
+          if (!own->call({})) std::abort();
+      });
+  }
+  std::printf("16 clients                  %8.0f requests/s\n", 48'000 / seconds(http::Clock::now() - begin));
+
+  std::vector<double> ms;
+  begin = http::Clock::now();
+  for (int i = 0; i < 2'000; ++i) {
+    const auto due = begin + i * 5ms;
+    std::this_thread::sleep_until(due);
+    ask();
+    ms.push_back(seconds(http::Clock::now() - due) * 1'000);
+  }
+  std::ranges::sort(ms);
+  std::printf("at 200 requests/s           %8.2f ms p50 %8.2f ms p99 %8.2f ms most\n", ms[ms.size() / 2],
+              ms[ms.size() * 99 / 100], ms.back());
+
+  std::vector<std::jthread> polls;
+  for (int i = 0; i < 500; ++i)
+    polls.emplace_back([&] {
+      const auto own = *http::Client::open({.url = "unix://" + path});
+      (void)own->call({.target = "/wait", .timeout = 600s});
+    });
+  // Each of them has a thread of the server.
+  const auto threads = [&] {
+    std::ifstream in("/proc/" + std::to_string(server) + "/status");
+    for (std::string line; std::getline(in, line);)
+      if (line.starts_with("Threads:")) return std::atoi(line.c_str() + 8);
+    return 0;
+  };
+  while (threads() < 502) std::this_thread::sleep_for(10ms);
+  std::printf("500 long polls              %8ld KB\n", resident_kb(server));
+  ::kill(server, SIGKILL);
+  ::waitpid(server, nullptr, 0);
+  polls.clear();
+  ::unlink(path.c_str());
+}

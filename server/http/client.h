@@ -1,0 +1,80 @@
+// An HTTP/1.1 client of one server: over a unix socket, TCP on loopback, or TLS.
+//
+// Errors: kUnavailable (names the URL: nobody answers, or the connection broke), kDeadlineExceeded,
+// kCancelled, kPermissionDenied (the socket is not open to this user), kUnauthenticated (its certificate is
+// not trusted), kDataLoss (the answer is not HTTP, or cut). A status of the server is an answer and no error.
+// Thread rule: any number of threads.
+#ifndef COFFER_HTTP_CLIENT_H
+#define COFFER_HTTP_CLIENT_H
+
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include "server/http/duplex.h"
+#include "server/http/message.h"
+
+namespace coffer::http {
+
+struct ClientConfig {
+  std::string url;  // "unix:///absolute/path", "http://127.0.0.1:8080" (loopback only), "https://host[:443]"
+  std::string ca_file;  // of https: a CA or the server's own certificate, PEM; "": the system's CAs
+  size_t max_answer = 64 << 20;
+};
+
+struct Call {
+  std::string method = "GET";
+  std::string target = "/";  // path and query, escaped()
+  Headers headers;
+  std::string_view body;
+  std::string content_type = "application/json";
+  // To the end of the answer; of a stream, for its head and then for each silence.
+  std::chrono::milliseconds timeout{30'000};
+  int cancel_fd = -1;  // an eventfd: readable = cancelled
+  // Asks once more when a kept connection turns out to be gone: for what may be done twice.
+  bool repeatable = false;
+};
+
+struct Answer {
+  int status = 0;
+  Headers headers;
+  WipedBytes body;
+  bool ok() const { return status >= 200 && status < 300; }
+};
+
+class Client {
+ public:
+  // Connects to nobody yet.  kInvalidArgument for the URL, errors of the certificate file.
+  static Result<std::unique_ptr<Client>> open(ClientConfig);
+  ~Client();
+
+  Result<Answer> call(const Call &);
+
+  // The body as it comes, piece by piece, while `sink` answers true.  Not ok(): `sink` saw nothing, and the
+  // body is in the answer.
+  using Sink = std::function<bool(std::string_view piece)>;
+  Result<Answer> stream(const Call &, const Sink &);
+  Result<Answer> lines(const Call &, const Sink &);  // line by line, without the \n
+
+  // Both directions after a 101.  Any other status: `refused` is filled, and there is no connection.
+  Result<std::unique_ptr<Duplex>> upgrade(const Call &, Answer &refused);
+
+ private:
+  class Link;
+  struct Limit;
+  explicit Client(ClientConfig);
+  Result<std::unique_ptr<Link>> connect(const Limit &) const;
+  Result<std::unique_ptr<Link>> ask(const Call &, bool upgrade, Limit &, AnswerHead &);
+  Result<void> read_body(Link &, const Call &, const AnswerHead &, Limit &, const Sink &) const;
+  void keep(std::unique_ptr<Link>);
+  Error broken() const;
+
+  ClientConfig config_;
+  std::string unix_path_, host_, port_;
+  std::unique_ptr<Tls> tls_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Link>> idle_;
+};
+
+}  // namespace coffer::http
+#endif

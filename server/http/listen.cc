@@ -1,0 +1,103 @@
+#include "server/http/listen.h"
+
+#include <Poco/Exception.h>
+#include <Poco/Net/SocketAddress.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "posix.h"
+
+namespace coffer::http {
+namespace {
+
+constexpr int kBacklog = 4096;  // the system cuts it to net.core.somaxconn
+
+std::unexpected<Error> cannot(const std::string &where, int error) {
+  ErrorCode code = ErrorCode::kUnavailable;
+  if (error == EADDRINUSE) code = ErrorCode::kAlreadyExists;
+  if (error == EACCES || error == EPERM) code = ErrorCode::kPermissionDenied;
+  return fail(code, "cannot listen at " + where + ": " + std::strerror(error));
+}
+
+}  // namespace
+
+Result<int> listen_unix(const std::string &path, unsigned mode) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path[0] != '/' || path.size() >= sizeof address.sun_path)
+    return fail(ErrorCode::kInvalidArgument,
+                "the socket " + path + " is not an absolute path of at most 107 bytes");
+  path.copy(address.sun_path, path.size());
+  const auto *const sa = reinterpret_cast<const sockaddr *>(&address);
+
+  struct stat there;
+  if (::lstat(path.c_str(), &there) == 0) {
+    if (!S_ISSOCK(there.st_mode))
+      return fail(ErrorCode::kAlreadyExists, "cannot listen at " + path + ": it is there and no socket");
+    const runtime::Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (::connect(probe.get(), sa, sizeof address) == 0 || errno != ECONNREFUSED)
+      return fail(ErrorCode::kAlreadyExists, "cannot listen at " + path + ": another process does");
+    ::unlink(path.c_str());
+  }
+  runtime::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  // Nobody can connect between bind and listen, so the mode is right before the first one can.
+  if (!fd || ::bind(fd.get(), sa, sizeof address) != 0) return cannot(path, errno);
+  if (::chmod(path.c_str(), mode) != 0 || ::listen(fd.get(), kBacklog) != 0) {
+    const int error = errno;
+    ::unlink(path.c_str());
+    return cannot(path, error);
+  }
+  return fd.release();
+}
+
+Result<int> listen_tcp(const std::string &where, bool anywhere) {
+  try {
+    const Poco::Net::SocketAddress address(where);
+    if (!anywhere && !address.host().isLoopback())
+      return fail(ErrorCode::kInvalidArgument, "cannot listen at " + where + ": it is no loopback address",
+                  "Give a TLS certificate and its key, or listen on 127.0.0.1.");
+    runtime::Fd fd(::socket(address.af(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const int on = 1;
+    if (!fd || ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+        ::bind(fd.get(), address.addr(), address.length()) != 0 || ::listen(fd.get(), kBacklog) != 0)
+      return cannot(where, errno);
+    return fd.release();
+  } catch (const Poco::Exception &) {
+    return fail(ErrorCode::kInvalidArgument, "cannot listen at " + where + ": it is no HOST:PORT");
+  }
+}
+
+uint16_t port_of(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getsockname(fd, reinterpret_cast<sockaddr *>(&address), &size) != 0) return 0;
+  return Poco::Net::SocketAddress(reinterpret_cast<sockaddr *>(&address), size).port();
+}
+
+Peer peer_of(int fd, bool is_unix) {
+  Peer peer;
+  peer.is_unix = is_unix;
+  if (is_unix) {
+    ucred who{};
+    socklen_t size = sizeof who;
+    // Fails for no connected socket; -1 is nobody's uid.
+    if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0)
+      peer.uid = who.uid, peer.gid = who.gid, peer.pid = who.pid;
+    return peer;
+  }
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (::getpeername(fd, reinterpret_cast<sockaddr *>(&address), &size) == 0)
+    peer.address = Poco::Net::SocketAddress(reinterpret_cast<sockaddr *>(&address), size).toString();
+  const int on = 1;
+  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  return peer;
+}
+
+}  // namespace coffer::http

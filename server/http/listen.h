@@ -1,0 +1,21 @@
+// Sockets that listen, and what is known of who connects.
+#ifndef COFFER_HTTP_LISTEN_H
+#define COFFER_HTTP_LISTEN_H
+
+#include <string>
+
+#include "coffer/base/result.h"
+#include "server/http/message.h"
+
+namespace coffer::http {
+
+// Non-blocking; errors as of Server::start().
+Result<int> listen_unix(const std::string &path, unsigned mode);
+// "HOST:PORT".  Refuses what is not loopback unless `anywhere`.
+Result<int> listen_tcp(const std::string &address, bool anywhere);
+
+uint16_t port_of(int fd);
+Peer peer_of(int fd, bool is_unix);
+
+}  // namespace coffer::http
+#endif
