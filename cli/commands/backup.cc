@@ -198,8 +198,10 @@ Result<int> vault_restore(Arguments &a) {
   COFFER_TRY(Storage vault_again, Storage::open(config.storage));
   COFFER_TRY(Storage keys_again, Storage::open(config.keys_storage));
   COFFER_TRY(Vault vault, Vault::open(std::move(vault_again), std::move(writer), pins));
+  const AuditLog audit(home.audit_log("keys"));
   COFFER_TRY(KeyService keys,
-             KeyService::open(std::move(keys_again), [&] { return Kms::open(config.kms); }, pins.writers));
+             KeyService::open(
+                 std::move(keys_again), [&] { return Kms::open(config.kms); }, pins.writers, now_ms, &audit));
   COFFER_TRY(const std::vector<RestoredApp> apps, restore_heads(vault, keys, plan, who()));
   COFFER_CHECK(keys.unlock());
   COFFER_CHECK(remove_file(home.restore_marker()));

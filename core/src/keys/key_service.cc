@@ -317,14 +317,18 @@ Result<void> KeyService::bring_in(const AppId &app, ByteSpan signed_header) {
   if (stored) {
     COFFER_TRY(const SeenHead before, decode_seen(stored->value));
     if (header.header.version <= before.version)
-      return denied("old_manifest", "manifest " + std::to_string(header.header.version) + " is not newer than version " +
-                    std::to_string(before.version) + ", which has been seen");
+      return denied("old_manifest", "manifest " + std::to_string(header.header.version) +
+                                        " is not newer than version " + std::to_string(before.version) +
+                                        ", which has been seen");
   }
   Batch b;
   b.require(std::string(kSeenKey), stored ? stored->revision : 0);
   b.put(std::string(kSeenKey), key_store::encode(SeenHead{header.header.version, header.hash}));
+  COFFER_CHECK(log_ready());
+  AuditEntry about = entry(kAdmin, "restore", app);
+  about.version = header.header.version;
   COFFER_CHECK(store_.commit(app_space(app), b));
-  return {};
+  return logged(std::move(about), Result<void>{});
 }
 
 Result<std::pair<KeyService::Grant, uint64_t>> KeyService::find_grant(const AppId &app,

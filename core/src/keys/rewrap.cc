@@ -27,6 +27,14 @@ Result<void> KeyService::settle_root() {
 }
 
 Result<void> KeyService::rewrap() {
+  COFFER_CHECK(log_ready());
+  AuditEntry about;
+  about.who = kAdmin;
+  about.action = "rewrap";
+  return logged(std::move(about), rewrapped());
+}
+
+Result<void> KeyService::rewrapped() {
   COFFER_TRY(const auto next, store_.get(kKeysSpace, kRootNextKey));
   if (!next) {
     COFFER_CHECK(settle_root());

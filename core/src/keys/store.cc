@@ -97,15 +97,16 @@ Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<By
     if (at && version <= at->version) {
       if (version == at->version && h.hash != at->header)
         return unsound("fork", "there are two manifests of version " + std::to_string(version),
-                    "The vault was forked or rolled back: restore it from a backup.");
+                       "The vault was forked or rolled back: restore it from a backup.");
     } else if (h.header.restored_from) {
-      return unsound("broken_chain", "manifest header " + std::to_string(version) +
-                      " was made by a restore that the key service knows nothing of",
-                  "Run `coffer vault restore` with the backup.");
+      return unsound("broken_chain",
+                     "manifest header " + std::to_string(version) +
+                         " was made by a restore that the key service knows nothing of",
+                     "Run `coffer vault restore` with the backup.");
     } else if (at ? version != at->version + 1 || h.header.previous != at->header : version != 1) {
       return unsound("broken_chain", "manifest header " + std::to_string(version) +
-                                            " does not follow version " +
-                                            std::to_string(at ? at->version : 0) + ", the newest one seen");
+                                         " does not follow version " + std::to_string(at ? at->version : 0) +
+                                         ", the newest one seen");
     } else {
       at = SeenHead{version, h.hash};
     }
@@ -114,9 +115,11 @@ Result<SeenHead> reach(const std::optional<SeenHead> &seen, const std::vector<By
   }
   if (!at) return unsound("rolled_back", "no manifest header");
   if (seen && (!previous || previous->header.version < seen->version))
-    return unsound("rolled_back", "the vault's newest manifest is " + std::to_string(previous ? previous->header.version : 0) +
-                    ", but version " + std::to_string(seen->version) + " has been seen",
-                "The vault was rolled back: put the newer copy back, or restore a backup.");
+    return unsound("rolled_back",
+                   "the vault's newest manifest is " +
+                       std::to_string(previous ? previous->header.version : 0) + ", but version " +
+                       std::to_string(seen->version) + " has been seen",
+                   "The vault was rolled back: put the newer copy back, or restore a backup.");
   return *at;
 }
 

@@ -88,6 +88,7 @@ class KeyService : public Keys {
   Result<HmacSha256> token_key();
   // Finishes a rewrap that is under way, and forgets a root key that is not the present one any more.
   Result<void> settle_root();
+  Result<void> rewrapped();
   Result<void> finish_rewrap();
   Result<bool> wrap_anew(const AppId &, const SecretBytes &from, const SecretBytes &to);
   Result<void> tidy_rewrap();
