@@ -1,9 +1,9 @@
 #!/bin/bash
-# key_service_test.sh COFFER COFFER_KEYS: the key service under a user of its own.  Needs root, to be two users.
+# key_service_test.sh COFFER COFFER_KEYS UNIT: the key service under a user of its own.  Needs root, to be two users.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "$(id -u)" = 0 ] || exit 77
-keys=$(realpath "$2")
+keys=$(realpath "$2") unit=$(realpath "$3")
 begin "$1"
 service=64101 user=64102
 
@@ -148,3 +148,15 @@ expect_code 7 as_service "$keys"
 says "enrol hosts"
 sed -i 's/^api = .*/api = ["nobody-of-this-name"]/' "$KEYS_HOME/engine.toml"
 expect_code 3 as_service "$keys"
+
+step "its unit is hardened"
+if command -v systemd-analyze >/dev/null; then
+  cp "$unit" coffer-keys.service
+  ok systemd-analyze security --offline=yes --threshold=6 ./coffer-keys.service
+  if grep -q ^PrivateUsers= coffer-keys.service; then failed "PrivateUsers hides who calls"; fi
+  # The control: without its sandbox it is not.
+  grep -v '^Private\|^Protect\|^SystemCall' "$unit" >weak.service
+  expect_code 1 systemd-analyze security --offline=yes --threshold=6 ./weak.service
+else
+  echo "(no systemd-analyze here: not looked at)"
+fi
