@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <ctime>
 
 #include "coffer/base/clock.h"
 #include "coffer/base/text.h"
@@ -79,15 +78,6 @@ std::string age(uint64_t since_ms) {
   if (s < 2 * 3600) return std::to_string(s / 60) + "m ago";
   if (s < 2 * 86400) return std::to_string(s / 3600) + "h ago";
   return std::to_string(s / 86400) + "d ago";
-}
-
-std::string rfc3339(uint64_t ms) {
-  const auto t = static_cast<std::time_t>(ms / 1000);
-  std::tm tm{};
-  gmtime_r(&t, &tm);
-  char text[32];
-  const size_t n = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm);
-  return std::string(text, n);
 }
 
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "coffer/base/clock.h"
 #include "coffer/base/json.h"
 #include "coffer/base/result.h"
 
@@ -27,7 +28,6 @@ void print_progress(std::string_view line);  // stderr
 void print_table(const std::vector<std::vector<std::string>> &rows);
 
 std::string age(uint64_t since_ms);  // "17s ago"
-std::string rfc3339(uint64_t ms);    // "2026-11-23T12:00:00Z"
 bool stdout_is_terminal();
 // Everything written reached its reader?
 bool flush_stdout();

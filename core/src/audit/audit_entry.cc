@@ -1,12 +1,11 @@
 // An entry to its line and back.
 #include <array>
 #include <charconv>
-#include <cstdio>
-#include <ctime>
 #include <map>
 #include <variant>
 
 #include "audit_line.h"
+#include "coffer/base/clock.h"
 #include "coffer/base/codec.h"
 #include "coffer/base/json.h"
 #include "coffer/base/text.h"
@@ -26,16 +25,6 @@ constexpr size_t kMaxNames = 8 * 1024;
 
 Hash chain(const Hash &previous, std::string_view hashed) {
   return sha256(Encoder().text(kLabel).bytes(previous).text(hashed).take());
-}
-
-std::string timestamp(uint64_t ms) {
-  const auto seconds = static_cast<std::time_t>(ms / 1000);
-  std::tm tm{};
-  gmtime_r(&seconds, &tm);
-  char text[64];
-  const size_t n = std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
-  std::snprintf(text + n, sizeof text - n, ".%03uZ", static_cast<unsigned>(ms % 1000));
-  return text;
 }
 
 std::string line(const AuditEntry &e, std::span<const std::string> names, bool more, const std::string &time,
@@ -204,7 +193,7 @@ std::optional<AuditFrame> audit_frame(std::string_view line) {
 }
 
 void append_audit_lines(std::string &out, const AuditEntry &e, uint64_t ms, Checkpoint &at) {
-  const std::string time = timestamp(ms);
+  const std::string time = rfc3339_ms(ms);
   std::span<const std::string> left = e.names;
   do {
     size_t taken = 0;

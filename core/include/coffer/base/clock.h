@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 namespace coffer {
 
@@ -12,6 +13,10 @@ inline uint64_t now_ms() {
                                    std::chrono::system_clock::now().time_since_epoch())
                                    .count());
 }
+
+// RFC 3339 in UTC: "2026-11-23T12:00:00Z", with milliseconds "2026-11-23T12:00:00.042Z".
+std::string rfc3339(uint64_t ms);
+std::string rfc3339_ms(uint64_t ms);
 
 }  // namespace coffer
 #endif
