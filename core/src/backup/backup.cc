@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../keys/store.h"
+#include "../keys/key_store.h"
 #include "../vault/layout.h"
 
 namespace coffer {
@@ -12,8 +12,7 @@ constexpr int kMaxPasses = 200;
 
 // What a restore voids is not taken along.
 bool is_taken(BackupStore store, std::string_view key) {
-  return store == BackupStore::kVault ||
-         (!key.starts_with(kGrantPrefix) && !key.starts_with(key_store::kUsed));
+  return store == BackupStore::kVault || (!key.starts_with(kGrantPrefix) && !key.starts_with(kUsedPrefix));
 }
 
 // Puts items into one store, as many at once as it takes.
@@ -120,8 +119,7 @@ Result<BackupItem> check_backup(BackupReader &from, RestorePlan &plan,
   for (;;) {
     COFFER_TRY(BackupItem item, from.next());
     if (item.kind == BackupItem::Kind::kEnd) return item;
-    if (item.kind == BackupItem::Kind::kPut && item.store == BackupStore::kKeys &&
-        item.key == kSeenKey) {
+    if (item.kind == BackupItem::Kind::kPut && item.store == BackupStore::kKeys && item.key == kSeenKey) {
       COFFER_TRY(const SeenHead seen, key_store::decode_seen(item.value));
       uint64_t &version = plan.seen[item.space];
       version = std::max(version, seen.version);
@@ -131,7 +129,7 @@ Result<BackupItem> check_backup(BackupReader &from, RestorePlan &plan,
 }
 
 Result<void> add_seen(const Storage &keys, RestorePlan &plan) {
-  COFFER_TRY(const auto spaces, keys.spaces(key_store::kAppPrefix));
+  COFFER_TRY(const auto spaces, keys.spaces(kAppPrefix));
   for (const std::string &space : spaces) {
     COFFER_TRY(const auto stored, keys.get(space, kSeenKey));
     if (!stored) continue;

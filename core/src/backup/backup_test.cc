@@ -5,7 +5,7 @@
 #include <set>
 #include <thread>
 
-#include "../keys/store.h"
+#include "../keys/key_store.h"
 #include "coffer/base/codec.h"
 #include "coffer/format/record.h"
 #include "fakes.h"

@@ -6,7 +6,6 @@
 #include "coffer/format/magic.h"
 #include "coffer/keys/opener.h"
 #include "key_store.h"
-#include "store.h"
 
 namespace coffer {
 namespace {
@@ -85,8 +84,9 @@ AuditEntry KeyService::entry(std::string_view who, std::string_view action, cons
   out.action = action;
   out.app_id = hex(app);
   out.machine = machine;
+  if (!audit_) return out;
   // The name is for people who read the log.
-  if (const auto record = store_.get(app_space(app), kRecordKey); audit_ && record && *record) {
+  if (const auto record = store_.get(app_space(app), kRecordKey); record && *record) {
     Decoder d((*record)->value);
     begins(d, "cfs1");
     if (const auto key = decode_app_key(d.bytes())) out.app = key->name;
@@ -351,20 +351,18 @@ Result<void> KeyService::grant(const AppId &app, std::string_view machine, const
   COFFER_TRY(const auto app_key, store_.get(app_space(app), kRecordKey));
   if (!app_key) return denied("no_key", "the key service has no key of this App");
   COFFER_CHECK(log_ready());
-  const auto standing = [&]() -> Result<void> {
-    COFFER_TRY(const auto there, find_grant(app, machine));  // a revoked one stays revoked
-    if (there.first.host != host)
-      return denied("other_host", "Machine " + std::string(machine) + " is granted to another host");
-    return {};
-  };
   AuditEntry granted = entry(kApi, "grant", app, machine);
   granted.host = hex(host);
   granted.spec = spec.spec.number;
+  const auto standing = [&]() -> Result<void> {
+    const auto there = find_grant(app, machine);  // a revoked one stays revoked
+    if (there && there->first.host == host) return {};
+    return logged(granted, there ? Result<void>(denied("other_host", "Machine " + std::string(machine) +
+                                                                         " is granted to another host"))
+                                 : std::unexpected(there.error()));
+  };
   COFFER_TRY(const auto there, store_.get(app_space(app), grant_key(machine)));
-  if (there) {
-    auto stands = standing();
-    return stands ? stands : logged(std::move(granted), std::move(stands));
-  }
+  if (there) return standing();
   Grant g;
   g.host = host;
   g.number = spec.spec.number;
@@ -376,8 +374,7 @@ Result<void> KeyService::grant(const AppId &app, std::string_view machine, const
   const auto done = store_.commit(app_space(app), b);
   if (done || done.error().code != ErrorCode::kAborted)
     return logged(std::move(granted), done ? Result<void>{} : std::unexpected(done.error()));
-  auto stands = standing();
-  return stands ? stands : logged(std::move(granted), std::move(stands));
+  return standing();
 }
 
 Result<void> KeyService::revoke(const AppId &app, std::string_view machine) {
@@ -531,7 +528,7 @@ Result<Bytes> KeyService::open(ByteSpan signed_request, AuditEntry &asked) {
   COFFER_TRY(answer.ciphertext, sender.seal(answer.request, encode_opened(opened).reveal()));
 
   // Tokens that have expired need no marker any more.
-  COFFER_CHECK(store_.list(space, "used/", true, [&](Stored s) {
+  COFFER_CHECK(store_.list(space, kUsedPrefix, true, [&](Stored s) {
     Decoder d(s.value);
     if (d.u64() + kClockSkewMs < now) batch.erase(std::move(s.key));
     return true;

@@ -12,7 +12,7 @@
 
 #include "coffer/format/magic.h"
 #include "coffer/keys/key_service.h"
-#include "store.h"
+#include "key_store.h"
 
 namespace coffer {
 

@@ -6,7 +6,7 @@
 #include "coffer/format/record.h"
 #include "coffer/keys/key_service.h"
 #include "coffer/keys/opener.h"
-#include "store.h"
+#include "key_store.h"
 
 namespace coffer {
 

@@ -1,4 +1,4 @@
-#include "store.h"
+#include "key_store.h"
 
 #include "coffer/format/magic.h"
 
