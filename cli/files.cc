@@ -12,24 +12,12 @@
 
 #include "coffer/base/names.h"
 #include "coffer/crypto/primitives.h"
+#include "coffer/posix.hpp"
 
 namespace coffer::cli {
 namespace {
 
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(const Fd &) = delete;
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-  int release() { return std::exchange(fd_, -1); }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
+using sdk::Fd;
 
 std::unexpected<Error> os_error(std::string what) {
   const int e = errno;

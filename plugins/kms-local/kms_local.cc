@@ -21,6 +21,7 @@
 #include <cerrno>
 #include <charconv>
 #include <coffer/kms.hpp>
+#include <coffer/posix.hpp>
 #include <ctime>
 #include <mutex>
 #include <optional>
@@ -29,6 +30,7 @@ namespace {
 
 using coffer::sdk::Call;
 using coffer::sdk::Error;
+using coffer::sdk::Fd;
 using coffer::sdk::Host;
 using coffer::sdk::Options;
 using coffer::sdk::SecureBuffer;
@@ -52,24 +54,6 @@ constexpr auto kEncrypt = Botan::ENCRYPTION, kDecrypt = Botan::DECRYPTION;
 #endif
 
 // ---- files ----
-
-class Fd {
- public:
-  explicit Fd(int fd = -1) noexcept : fd_(fd) {}
-  Fd(Fd &&o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  Fd &operator=(Fd &&o) noexcept {
-    std::swap(fd_, o.fd_);
-    return *this;
-  }
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const noexcept { return fd_; }
-  explicit operator bool() const noexcept { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
 
 [[noreturn]] void fail_errno(std::string_view what, const std::string &path, int error) {
   coffer_status status = COFFER_UNAVAILABLE;

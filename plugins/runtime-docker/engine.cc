@@ -20,7 +20,7 @@
 #include <cstring>
 #include <sstream>
 
-#include "posix.h"
+#include <coffer/posix.hpp>
 
 namespace coffer::runtime_docker {
 namespace {
@@ -272,7 +272,7 @@ void Engine::await_answer(const Call &call, const Session &session) const {
 Answer Engine::call(const Call &call, const std::string &method, const std::string &path,
                     const std::string &body, const Headers &headers) {
   const std::string full = prefix(call) + path;
-  const runtime::NoSigpipe quiet;
+  const sdk::NoSigpipe quiet;
   for (;;) {
     std::unique_ptr<Session> session;
     {
@@ -311,7 +311,7 @@ std::unique_ptr<Stream> Engine::stream(const Call &call, const std::string &meth
                                        const std::string &body, bool upgrade, Answer &refused,
                                        const Headers &headers) {
   const std::string full = prefix(call) + path;
-  const runtime::NoSigpipe quiet;
+  const sdk::NoSigpipe quiet;
   return contained(endpoint_, [&]() -> std::unique_ptr<Stream> {
     const std::unique_ptr<Session> session = connect(call);
     // HTTP/1.0: the body is not chunked and ends with the connection.
@@ -339,7 +339,7 @@ std::unique_ptr<Stream> Engine::stream(const Call &call, const std::string &meth
 }
 
 Answer Engine::ask(const Call &call, const std::string &path, Version &said) const {
-  const runtime::NoSigpipe quiet;
+  const sdk::NoSigpipe quiet;
   return contained(endpoint_, [&] {
     const std::unique_ptr<Session> session = connect(call);
     net::HTTPRequest request = make_request("GET", path, "", net::HTTPMessage::HTTP_1_1, {});

@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "posix.h"
+#include <coffer/posix.hpp>
 
 namespace coffer::runtime_docker {
 
-using runtime::Fd;
+using sdk::Fd;
 
 // File secrets of one engine's instances: ROOT/ENGINE/INSTANCE/N, folders 0700, in a tmpfs.
 class SecretFiles {

@@ -11,12 +11,12 @@
 #include <utility>
 #include <vector>
 
+#include <coffer/posix.hpp>
 #include "deliveries.h"
-#include "posix.h"
 
 namespace coffer::runtime_process {
 
-using runtime::Fd;
+using sdk::Fd;
 
 // An Error of the domain "errno": "WHAT: No space left on device".
 sdk::Error errno_error(coffer_status status, std::string what, int error);

@@ -529,7 +529,7 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
       if (fds[4].revents & POLLERR) {
         in_write.close();  // the command reads no more
       } else if (holding && fds[4].revents) {
-        const runtime::NoSigpipe quiet;
+        const sdk::NoSigpipe quiet;
         const ssize_t n = ::write(in_write.get(), input + input_at, input_size - input_at);
         if (n > 0) input_at += static_cast<size_t>(n);
         if (n < 0 && errno != EAGAIN && errno != EINTR) in_write.close();

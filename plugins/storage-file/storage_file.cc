@@ -17,6 +17,7 @@
 #include <boost/crc.hpp>
 #include <cerrno>
 #include <charconv>
+#include <coffer/posix.hpp>
 #include <coffer/storage.hpp>
 #include <map>
 #include <optional>
@@ -24,6 +25,7 @@
 namespace {
 using coffer::sdk::Call;
 using coffer::sdk::Error;
+using coffer::sdk::Fd;
 using coffer::sdk::Options;
 using coffer::sdk::view;
 
@@ -52,24 +54,6 @@ uint32_t crc(std::string_view data) {
   return sum.checksum();
 }
 
-class Fd {
- public:
-  explicit Fd(int fd = -1) noexcept : fd_(fd) {}
-  Fd(Fd &&o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  Fd &operator=(Fd &&o) noexcept {
-    std::swap(fd_, o.fd_);
-    return *this;
-  }
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const noexcept { return fd_; }
-  bool ok() const noexcept { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
-
 // Ours, and nobody else may write: who can, can put anything there.
 void check_owner(const struct stat &s, const std::string &what) {
   if (s.st_uid != ::geteuid())
@@ -80,7 +64,7 @@ void check_owner(const struct stat &s, const std::string &what) {
 
 Fd open_folder(int at, const std::string &name, const std::string &what) {
   Fd fd(::openat(at, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd.ok()) {
+  if (!fd) {
     if (errno == ENOTDIR || errno == ELOOP)
       throw Error{COFFER_FAILED_PRECONDITION, what + " is not a folder"};
     fail_errno("cannot use " + what, errno);
@@ -134,7 +118,7 @@ class NewFile {
   NewFile(int folder, std::string what) : folder_(folder), what_("cannot write " + std::move(what)) {
     ::unlinkat(folder_, "new", 0);  // of a writer that was killed
     fd_ = Fd(::openat(folder_, "new", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (!fd_.ok()) fail_errno(what_, errno);
+    if (!fd_) fail_errno(what_, errno);
   }
   NewFile(const NewFile &) = delete;
   NewFile &operator=(const NewFile &) = delete;
@@ -258,7 +242,7 @@ class Pack {
     self->what_ = file + " of space " + named(space);
     self->number_ = number;
     self->fd_ = Fd(::openat(folder, file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-    if (!self->fd_.ok()) {
+    if (!self->fd_) {
       if (errno == ENOENT) return nullptr;
       if (errno == ELOOP || errno == ENXIO)
         throw Error{COFFER_FAILED_PRECONDITION, self->what_ + " is not a file"};
@@ -532,7 +516,7 @@ class StorageFile final : public coffer::sdk::Storage {
     const std::string_view name = view(batch.space);
     const std::vector<const coffer_op *> ops = sorted_ops(batch, limits());
     Fd folder = space_folder(name);
-    if (!folder.ok()) {
+    if (!folder) {
       for (size_t i = 0; i < batch.n_pre; ++i) require(batch.pre[i]->revision == 0);
       folder = make_space_folder(name);
     }
@@ -579,7 +563,7 @@ class StorageFile final : public coffer::sdk::Storage {
     check_writable();
     check_space(name, limits());
     const Fd folder = space_folder(name);
-    if (!folder.ok()) return;
+    if (!folder) return;
     lock(folder.get(), call, "space " + named(name));
     const Space &space = refreshed(folder.get(), name);
     // The pack that says "nothing" stays, so that no revision comes twice.
@@ -618,7 +602,7 @@ class StorageFile final : public coffer::sdk::Storage {
   bool format_is_known(int root) const {
     const std::string what = named(path_ + "/FORMAT");
     const Fd fd(::openat(root, "FORMAT", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-    if (!fd.ok()) {
+    if (!fd) {
       if (errno == ENOENT) return false;
       fail_errno("cannot read " + what, errno);
     }
@@ -653,7 +637,7 @@ class StorageFile final : public coffer::sdk::Storage {
     format.write(kFormat);
     format.publish("FORMAT");
     const Fd parent(::openat(root, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!parent.ok()) fail_errno("cannot open the parent of " + what, errno);
+    if (!parent) fail_errno("cannot open the parent of " + what, errno);
     sync(parent.get(), what);
   }
 
@@ -689,7 +673,7 @@ class StorageFile final : public coffer::sdk::Storage {
   // nullptr when there is none.
   const Space *read(std::string_view name) {
     const Fd folder = space_folder(name);
-    return folder.ok() ? &refreshed(folder.get(), name) : nullptr;
+    return folder ? &refreshed(folder.get(), name) : nullptr;
   }
 
   std::vector<std::string> space_names() const {

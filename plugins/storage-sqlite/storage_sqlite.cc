@@ -19,12 +19,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <coffer/posix.hpp>
 #include <coffer/storage.hpp>
 #include <optional>
 
 namespace {
 using coffer::sdk::Call;
 using coffer::sdk::Error;
+using coffer::sdk::Fd;
 using coffer::sdk::Options;
 using coffer::sdk::view;
 
@@ -85,13 +87,6 @@ bool check_file(const std::string &path) {
   return true;
 }
 
-struct Fd {
-  int fd;
-  ~Fd() {
-    if (fd >= 0) ::close(fd);
-  }
-};
-
 // A new database comes into being whole or not at all: made in memory, written to a nameless file, linked.
 void create(const std::string &dir, const std::string &path) {
   SQLite::Database memory(":memory:", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
@@ -106,28 +101,28 @@ void create(const std::string &dir, const std::string &path) {
       2;  // SPEC: sqlite.org/fileformat.html 1.3.3, read and write version 2 = WAL
 
   const std::string what = "cannot create " + named(path);
-  const Fd folder{::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (folder.fd < 0) fail_errno(what, errno);
+  const Fd folder(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.get() < 0) fail_errno(what, errno);
   std::string temporary;
-  Fd file{::openat(folder.fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)};
-  if (file.fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+  Fd file(::openat(folder.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!file && (errno == EOPNOTSUPP || errno == EISDIR)) {
     temporary = path + ".new-" + std::to_string(::getpid());
-    file.fd = ::open(temporary.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+    file = Fd(::open(temporary.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
   }
-  if (file.fd < 0) fail_errno(what, errno);
-  int code = ::fchmod(file.fd, 0600) == 0 ? 0 : errno;
+  if (!file) fail_errno(what, errno);
+  int code = ::fchmod(file.get(), 0600) == 0 ? 0 : errno;
   for (sqlite3_int64 at = 0; !code && at < size;) {
-    const ssize_t n = ::write(file.fd, image.get() + at, size_t(size - at));
+    const ssize_t n = ::write(file.get(), image.get() + at, size_t(size - at));
     if (n < 0 && errno != EINTR) code = errno;
     if (n > 0) at += n;
   }
-  if (!code && ::fsync(file.fd) != 0) code = errno;
-  const std::string from = temporary.empty() ? "/proc/self/fd/" + std::to_string(file.fd) : temporary;
+  if (!code && ::fsync(file.get()) != 0) code = errno;
+  const std::string from = temporary.empty() ? "/proc/self/fd/" + std::to_string(file.get()) : temporary;
   if (!code && ::linkat(AT_FDCWD, from.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW) != 0 &&
       errno != EEXIST)
     code = errno;  // EEXIST: another process was faster, its file is as good
   if (!temporary.empty()) ::unlink(temporary.c_str());
-  if (!code && ::fsync(folder.fd) != 0) code = errno;
+  if (!code && ::fsync(folder.get()) != 0) code = errno;
   if (code) fail_errno(what, code);
 }
 

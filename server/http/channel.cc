@@ -11,7 +11,7 @@
 #include <cerrno>
 #include <climits>
 
-#include "posix.h"
+#include "coffer/posix.hpp"
 
 namespace coffer::http {
 
@@ -37,7 +37,7 @@ ssize_t Channel::outcome(int code) {
 
 ssize_t Channel::read(void *to, size_t size) {
   if (tls_) {
-    const runtime::NoSigpipe quiet;  // OpenSSL may write here, with write()
+    const sdk::NoSigpipe quiet;  // OpenSSL may write here, with write()
     ERR_clear_error();
     const int n = SSL_read(tls_, to, static_cast<int>(std::min<size_t>(size, INT_MAX)));
     return n > 0 ? n : outcome(n);
@@ -54,7 +54,7 @@ ssize_t Channel::read(void *to, size_t size) {
 ssize_t Channel::write(const void *from, size_t size) {
   if (size == 0) return 0;
   if (tls_) {
-    const runtime::NoSigpipe quiet;
+    const sdk::NoSigpipe quiet;
     ERR_clear_error();
     const int n = SSL_write(tls_, from, static_cast<int>(std::min<size_t>(size, INT_MAX)));
     if (n > 0) return n;
@@ -76,7 +76,7 @@ bool Channel::untrusted() const { return tls_ && SSL_get_verify_result(tls_) != 
 
 void Channel::finish_writing() {
   if (tls_) {
-    const runtime::NoSigpipe quiet;
+    const sdk::NoSigpipe quiet;
     ERR_clear_error();
     if (SSL_is_init_finished(tls_)) SSL_shutdown(tls_);
   }

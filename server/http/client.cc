@@ -13,7 +13,7 @@
 #include <charconv>
 #include <cstring>
 
-#include "posix.h"
+#include "coffer/posix.hpp"
 
 namespace coffer::http {
 namespace {
@@ -159,7 +159,7 @@ Result<std::unique_ptr<Client::Link>> Client::connect(const Limit &limit) const 
       return none(ENOENT);
     }
   }
-  runtime::Fd fd(::socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sdk::Fd fd(::socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return none(errno);
   // A unix socket whose queue is full says EAGAIN and gives nothing to wait for.
   while (::connect(fd.get(), reinterpret_cast<const sockaddr *>(&address), size) != 0) {

@@ -24,7 +24,7 @@ class Scripted {
       for (const std::string &answer : all) {
         pollfd p{listener_.get(), POLLIN, 0};
         if (::poll(&p, 1, 30'000) <= 0) return;
-        const runtime::Fd c(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+        const sdk::Fd c(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
         std::string asked;
         char bytes[4096];
         while (asked.find("\r\n\r\n") == asked.npos) {
@@ -40,7 +40,7 @@ class Scripted {
   std::atomic<int> connections = 0;
 
  private:
-  runtime::Fd listener_;
+  sdk::Fd listener_;
   std::jthread thread_;
 };
 
@@ -82,11 +82,11 @@ TEST_F(HttpClient, AsksAndKeepsItsConnection) {
 
 TEST_F(HttpClient, UsesOneConnectionForManyCalls) {
   std::atomic<int> connections = 0;
-  const runtime::Fd listener(*listen_unix(path_, 0600));
+  const sdk::Fd listener(*listen_unix(path_, 0600));
   std::jthread one([&] {
     pollfd p{listener.get(), POLLIN, 0};
     ::poll(&p, 1, 30'000);
-    const runtime::Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const sdk::Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
     ++connections;
     char bytes[4096];
     while (::recv(fd.get(), bytes, sizeof bytes, 0) > 0)
@@ -130,7 +130,7 @@ TEST_F(HttpClient, EndsAtItsDeadlineAndWhenCancelled) {
     ASSERT_FALSE(late);
     EXPECT_EQ(late.error().code, ErrorCode::kDeadlineExceeded);
     EXPECT_THAT(late.error().message, HasSubstr(url_));
-    const runtime::Fd cancel(::eventfd(1, EFD_CLOEXEC));
+    const sdk::Fd cancel(::eventfd(1, EFD_CLOEXEC));
     const auto cancelled = c->call({.target = target, .cancel_fd = cancel.get()});
     ASSERT_FALSE(cancelled);
     EXPECT_EQ(cancelled.error().code, ErrorCode::kCancelled);
@@ -143,13 +143,13 @@ TEST_F(HttpClient, EndsAtItsDeadlineAndWhenCancelled) {
 TEST_F(HttpClient, AsksAgainOnlyWhatMayBeRepeatedAndOnlyWhenAKeptConnectionIsGone) {
   // The first connection answers once and takes a second request without answering it.
   const std::string ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-  const runtime::Fd listener(*listen_unix(path_, 0600));
+  const sdk::Fd listener(*listen_unix(path_, 0600));
   std::atomic<int> asked = 0;
   std::jthread thread([&] {
     for (int i = 0; i < 3; ++i) {
       pollfd p{listener.get(), POLLIN, 0};
       if (::poll(&p, 1, 30'000) <= 0) return;
-      const runtime::Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      const sdk::Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
       char bytes[4096];
       if (::recv(fd.get(), bytes, sizeof bytes, 0) <= 0) return;
       ++asked;

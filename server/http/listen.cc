@@ -11,7 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "posix.h"
+#include "coffer/posix.hpp"
 
 namespace coffer::http {
 namespace {
@@ -40,12 +40,12 @@ Result<int> listen_unix(const std::string &path, unsigned mode) {
   if (::lstat(path.c_str(), &there) == 0) {
     if (!S_ISSOCK(there.st_mode))
       return fail(ErrorCode::kAlreadyExists, "cannot listen at " + path + ": it is there and no socket");
-    const runtime::Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const sdk::Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (::connect(probe.get(), sa, sizeof address) == 0 || errno != ECONNREFUSED)
       return fail(ErrorCode::kAlreadyExists, "cannot listen at " + path + ": another process does");
     ::unlink(path.c_str());
   }
-  runtime::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sdk::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   // Nobody can connect between bind and listen, so the mode is right before the first one can.
   if (!fd || ::bind(fd.get(), sa, sizeof address) != 0) return cannot(path, errno);
   if (::chmod(path.c_str(), mode) != 0 || ::listen(fd.get(), kBacklog) != 0) {
@@ -62,7 +62,7 @@ Result<int> listen_tcp(const std::string &where, bool anywhere) {
     if (!anywhere && !address.host().isLoopback())
       return fail(ErrorCode::kInvalidArgument, "cannot listen at " + where + ": it is no loopback address",
                   "Give a TLS certificate and its key, or listen on 127.0.0.1.");
-    runtime::Fd fd(::socket(address.af(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    sdk::Fd fd(::socket(address.af(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     const int on = 1;
     if (!fd || ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
         ::bind(fd.get(), address.addr(), address.length()) != 0 || ::listen(fd.get(), kBacklog) != 0)

@@ -20,7 +20,7 @@
 
 #include "coffer/base/json.h"
 #include "coffer/base/log.h"
-#include "posix.h"
+#include "coffer/posix.hpp"
 #include "server/http/listen.h"
 
 namespace coffer::http {
@@ -162,7 +162,7 @@ class Dispatcher {
   const Handler handler_;
   const Admit admit_;
   std::optional<Tls> tls_;
-  runtime::Fd epoll_, wake_, unix_, tcp_;
+  sdk::Fd epoll_, wake_, unix_, tcp_;
   uint16_t port_ = 0;
   struct stat unix_file_ = {};
   pthread_t thread_ = {};
@@ -505,8 +505,8 @@ Result<void> Dispatcher::start() {
   if (!config_.tls_certificate_file.empty()) {
     COFFER_TRY(tls_, Tls::server(config_.tls_certificate_file, config_.tls_key_file));
   }
-  epoll_ = runtime::Fd(::epoll_create1(EPOLL_CLOEXEC));
-  wake_ = runtime::Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  epoll_ = sdk::Fd(::epoll_create1(EPOLL_CLOEXEC));
+  wake_ = sdk::Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_ || !wake_) return fail(ErrorCode::kUnavailable, "the system has no file descriptors left");
   uint8_t random[6];
   if (::getentropy(random, sizeof random) != 0)
@@ -515,12 +515,12 @@ Result<void> Dispatcher::start() {
 
   if (!config_.tcp.empty()) {
     COFFER_TRY(const int fd, listen_tcp(config_.tcp, tls_.has_value()));
-    tcp_ = runtime::Fd(fd);
+    tcp_ = sdk::Fd(fd);
     port_ = port_of(fd);
   }
   if (!config_.unix_path.empty()) {
     COFFER_TRY(const int fd, listen_unix(config_.unix_path, config_.unix_mode));
-    unix_ = runtime::Fd(fd);
+    unix_ = sdk::Fd(fd);
     ::lstat(config_.unix_path.c_str(), &unix_file_);
   }
   const auto add = [&](int fd, uint64_t id) {

@@ -708,7 +708,7 @@ TEST_F(HttpServer, ReplacesTheSocketOfADeadServerAndNoLiveOneOrOtherFile) {
 
   config.unix_path = folder_ / "dead";
   {
-    const runtime::Fd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const sdk::Fd dead(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     config.unix_path.copy(address.sun_path, sizeof address.sun_path - 1);

@@ -13,7 +13,7 @@
 #include <filesystem>
 #include <string>
 
-#include "posix.h"
+#include "coffer/posix.hpp"
 #include "server/http/channel.h"
 
 namespace coffer::http {
@@ -98,7 +98,7 @@ class Raw {
       : fd_(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     if (fd_ && ::connect(fd(), address, size) != 0) fd_.close();
   }
-  runtime::Fd fd_;
+  sdk::Fd fd_;
 };
 
 }  // namespace coffer::http

@@ -9,28 +9,14 @@
 #include <cstring>
 
 #include "audit_line.h"
+#include "coffer/posix.hpp"
 
 namespace coffer {
 namespace {
 
 namespace fs = std::filesystem;
 
-class Fd {
- public:
-  explicit Fd(int fd = -1) : fd_(fd) {}
-  Fd(Fd &&other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Fd &operator=(Fd &&other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);  // and its lock is free
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
+using sdk::Fd;
 
 std::unexpected<Error> cannot(const fs::path &file, std::string_view what) {
   const std::string why = std::strerror(errno);

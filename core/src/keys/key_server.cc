@@ -16,6 +16,7 @@
 #include "coffer/base/codec.h"
 #include "coffer/base/log.h"
 #include "coffer/keys/key_socket.h"
+#include "coffer/posix.hpp"
 
 namespace coffer {
 namespace {
@@ -27,22 +28,7 @@ constexpr size_t kHead = 4, kReadAtOnce = 64 * 1024;
 
 std::string why() { return std::strerror(errno); }
 
-class Fd {
- public:
-  explicit Fd(int fd = -1) : fd_(fd) {}
-  Fd(Fd &&o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  Fd &operator=(Fd &&o) noexcept {
-    std::swap(fd_, o.fd_);
-    return *this;
-  }
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
+using sdk::Fd;
 
 struct Connection {
   Fd fd;

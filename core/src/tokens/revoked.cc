@@ -8,25 +8,14 @@
 #include <cerrno>
 #include <cstring>
 
+#include "coffer/posix.hpp"
+
 namespace coffer {
 namespace {
 
 constexpr size_t kLine = 33;  // 32 hex digits, newline
 
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(const Fd &) = delete;
-  Fd &operator=(const Fd &) = delete;
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_;
-};
+using sdk::Fd;
 
 std::unexpected<Error> os_error(const std::filesystem::path &file) {
   return fail(ErrorCode::kUnavailable, file.string() + ": " + std::strerror(errno));

@@ -1,6 +1,6 @@
-// posix.h - two guards that both C++ runtimes and server/http need.
-#ifndef COFFER_POSIX_H
-#define COFFER_POSIX_H
+/* posix.hpp - guards for what POSIX leaves to whoever calls it.  No part of the ABI. */
+#ifndef COFFER_POSIX_HPP
+#define COFFER_POSIX_HPP
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <utility>
 
-namespace coffer::runtime {
+namespace coffer::sdk {
 
 // Closes its file descriptor.
 class Fd {
@@ -60,5 +60,5 @@ class NoSigpipe {
   bool was_pending_;
 };
 
-}  // namespace coffer::runtime
+}  // namespace coffer::sdk
 #endif
