@@ -5,11 +5,12 @@
 
 #include <memory>
 
+#include "arguments.h"
+#include "coffer/agent/agent.h"
 #include "coffer/config/engine_config.h"
 #include "coffer/keys/key_service.h"
 #include "coffer/release/deployer.h"
 #include "coffer/tokens/authority.h"
-#include "arguments.h"
 #include "home.h"
 
 namespace coffer::cli {

@@ -13,7 +13,7 @@
 #include "../output.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
-#include "coffer/release/reconciler.h"
+#include "coffer/release/vault_orders.h"
 #include "commands.h"
 
 namespace coffer::cli {
@@ -188,9 +188,9 @@ Result<int> agent(Arguments &a) {
   COFFER_TRY(Vault * vault, engine->vault());
   COFFER_TRY(Agent * host, engine->agent());
   COFFER_TRY(Deployer * deployer, engine->deployer());
+  VaultOrders orders(*vault, *deployer);
   Reconciler reconciler =
-      Reconciler::create({.vault = vault,
-                          .deployer = deployer,
+      Reconciler::create({.orders = &orders,
                           .agent = host,
                           .open_runtime = [&] { return Runtime::open(engine->config().runtime); },
                           .cancel_fd = interrupt_fd(),

@@ -39,10 +39,6 @@ State from_runtime(uint32_t state) {
 
 }  // namespace
 
-bool cut_off(const MachineState &m) {
-  return (m.pending || m.state == State::kStarting) && !process_alive(m.lease_owner);
-}
-
 Agent Agent::create(Config config) { return Agent(std::move(config)); }
 
 std::pair<std::string, std::string> Agent::label() const {
@@ -335,6 +331,7 @@ Result<std::vector<MachineState>> Agent::states() const {
       wrong = std::move(m).error().in("Machine " + s.key);
       return false;
     }
+    m->owner_alive = process_alive(m->lease_owner);
     out.push_back(*std::move(m));
     return true;
   }));
@@ -347,6 +344,7 @@ Result<std::optional<MachineState>> Agent::state(const std::string &machine) con
   COFFER_TRY(const auto stored, kept->get(kMachinesSpace, machine));
   if (!stored) return std::nullopt;
   COFFER_TRY(MachineState m, decode_state(stored->value));
+  m.owner_alive = process_alive(m.lease_owner);
   return m;
 }
 
@@ -356,7 +354,7 @@ Result<MachineView> Agent::view(const MachineState &m) const {
   v.now = m.state;
   v.message = m.message;
   v.cut_off = cut_off(m);
-  v.busy = !m.lease_owner.empty() && m.lease_owner != process_identity() && process_alive(m.lease_owner);
+  v.busy = m.lease_owner != process_identity() && m.owner_alive;
   if (!m.current || m.current->handle.empty()) return v;
   COFFER_TRY(const Runtime *rt, runtime());
   COFFER_TRY(const InstanceStatus s, rt->inspect(m.current->handle));

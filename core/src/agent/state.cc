@@ -51,6 +51,8 @@ std::string_view to_string(State s) {
   return "unknown";
 }
 
+bool cut_off(const MachineState &m) { return (m.pending || m.state == State::kStarting) && !m.owner_alive; }
+
 Bytes encode(const MachineState &m) {
   Encoder e = begin("cfd2");
   e.raw(m.app_id).text(m.app).text(m.machine).text(m.name).u8(static_cast<uint8_t>(m.state));

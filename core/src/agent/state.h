@@ -2,7 +2,7 @@
 #ifndef COFFER_AGENT_STATE_H
 #define COFFER_AGENT_STATE_H
 
-#include "coffer/agent/agent.h"
+#include "coffer/agent/machine_host.h"
 
 namespace coffer {
 

@@ -5,7 +5,6 @@
 #include <map>
 
 #include "coffer/base/log.h"
-#include "coffer/base/process.h"
 
 namespace coffer {
 namespace {
@@ -270,7 +269,7 @@ Result<std::vector<MachineStatus>> Deployer::settled_machines(const App &app) {
     bool waited = false;
     for (const MachineStatus &m : all) {
       if (!m.view || !m.view->busy) continue;
-      const auto settled = agent_.finish_cut_off(m.stored.record.id);
+      const auto settled = host_.finish_cut_off(m.stored.record.id);
       if (!settled && settled.error().code != ErrorCode::kNotFound) return std::unexpected(settled.error());
       waited = true;
     }
@@ -337,7 +336,7 @@ Result<RolloutResult> Deployer::roll_out(const App &app, std::string_view reason
       const auto boot = [&]() -> Result<BootOutcome> {
         COFFER_TRY(const BootOrder next, order(app, made->specs[i]));
         COFFER_TRY(back, way_back(app, m));
-        return agent_.boot(next, back ? &*back : nullptr);
+        return host_.boot(next, back ? &*back : nullptr);
       };
       auto booted = boot();
       if (!booted && booted.error().code == ErrorCode::kAborted) {
@@ -358,7 +357,7 @@ Result<RolloutResult> Deployer::roll_out(const App &app, std::string_view reason
   if (out.failed) {
     for (const Updated &u : updated) {
       const auto at = std::ranges::find(out.machines, u.id, &MachineResult::id);
-      const auto booted = agent_.boot_again(u.back, u.spec);
+      const auto booted = host_.boot_again(u.back, u.spec);
       if (!booted && booted.error().code == ErrorCode::kAborted)
         at->result = "superseded";  // by a newer release of another process
       else

@@ -1,7 +1,6 @@
 // Single Machines: run, start, stop, destroy, and a local command.
 #include <algorithm>
 
-#include "coffer/base/process.h"
 #include "coffer/release/deployer.h"
 
 namespace coffer {
@@ -24,14 +23,14 @@ Result<void> Deployer::check_fresh(const App &app, const std::vector<StoredMachi
       return m.record.id == s.machine && m.record.spec_number >= s.current->spec_number;
     });
   };
-  COFFER_TRY(const std::vector<MachineState> states, agent_.states());
+  COFFER_TRY(const std::vector<MachineState> states, host_.states());
   for (const MachineState &s : states) {
     if (s.app_id != app.id() || !s.current || fresh(stored, s)) continue;
     // Others may have been at work since `stored` was read: a record is stored before the Machine is booted
     // from it, and removed after the Machine is gone.
     COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
     if (fresh(now, s)) continue;
-    COFFER_TRY(const auto still, agent_.state(s.machine));
+    COFFER_TRY(const auto still, host_.state(s.machine));
     if (!still || !still->current) continue;
     return fail(ErrorCode::kDataLoss,
                 "App " + app.name() + ": the record of Machine " + s.name + " (" + s.machine +
@@ -71,9 +70,9 @@ Result<MachineStatus> Deployer::look(const App &app, const StoredMachine &m, Ask
   status.stored = m;
   COFFER_TRY(status.spec, vault_.spec(app, m.record, m.record.spec_number));
   if (whom == Ask::kVault || status.spec.spec.config.kind == MachineKind::kLocal) return status;
-  COFFER_TRY(const auto state, agent_.state(m.record.id));
+  COFFER_TRY(const auto state, host_.state(m.record.id));
   if (state) {
-    COFFER_TRY(status.view, agent_.view(*state));
+    COFFER_TRY(status.view, host_.view(*state));
   }
   return status;
 }
@@ -94,20 +93,20 @@ Result<MachineStatus> Deployer::machine(const App &app, std::string_view id_or_n
 Result<void> Deployer::recover(const App &app) {
   COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
   for (const StoredMachine &m : stored) {
-    COFFER_TRY(const auto state, agent_.state(m.record.id));
-    const bool left = state && !process_alive(state->lease_owner);
+    COFFER_TRY(const auto state, host_.state(m.record.id));
+    const bool left = state && !state->owner_alive;
     if ((left && !state->current) || m.record.desired == Desired::kDestroyed)
       COFFER_CHECK(undo_creation(app, m.record.id, 0));
     else if (left && m.record.desired == Desired::kStopped &&
              (state->state == State::kStopping || state->state == State::kStarting))
-      COFFER_CHECK(agent_.finish_stop(*state));  // `m` was read before it: the order may be another by now
+      COFFER_CHECK(host_.finish_stop(*state));  // `m` was read before it: the order may be another by now
     else if (left && (!state->lease_owner.empty() || state->pending || state->state == State::kStopping))
-      COFFER_CHECK(agent_.finish_cut_off(m.record.id));
+      COFFER_CHECK(host_.finish_cut_off(m.record.id));
   }
-  COFFER_TRY(const std::vector<MachineState> states, agent_.states());
+  COFFER_TRY(const std::vector<MachineState> states, host_.states());
   for (const MachineState &s : states) {
     // One that has run is not the rest of a creation: if the vault lacks it, machines() says so.
-    if (s.app_id != app.id() || s.current || process_alive(s.lease_owner)) continue;
+    if (s.app_id != app.id() || s.current || s.owner_alive) continue;
     COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
     if (std::ranges::any_of(now, [&](const StoredMachine &m) { return m.record.id == s.machine; })) continue;
     COFFER_CHECK(undo_creation(app, s.machine, 0));
@@ -119,7 +118,7 @@ Result<void> Deployer::recover(const App &app) {
 Result<void> Deployer::resume(const App &app, std::string_view but, std::vector<std::string> &warnings) {
   COFFER_CHECK(machines(app, Ask::kVault));  // a vault that is not sound is refused before anything is booted
   // Mostly nothing was cut off, and then the runtime is not asked how each Machine is.
-  COFFER_TRY(const std::vector<MachineState> states, agent_.states());
+  COFFER_TRY(const std::vector<MachineState> states, host_.states());
   if (std::ranges::none_of(states, [&](const auto &s) { return s.app_id == app.id() && cut_off(s); }))
     return {};
   COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
@@ -128,7 +127,7 @@ Result<void> Deployer::resume(const App &app, std::string_view but, std::vector<
     if (!m.view || !m.view->cut_off) continue;
     COFFER_TRY(const BootOrder next, order(app, m.spec));
     COFFER_TRY(const auto back, way_back(app, m));
-    const auto booted = agent_.boot(next, back ? &*back : nullptr);
+    const auto booted = host_.boot(next, back ? &*back : nullptr);
     if (!booted || booted->failed)
       warnings.push_back(machine_context(app, m.stored.record) + " was left by a command that was cut off: " +
                          (booted ? *booted->failed : booted.error()).message);
@@ -140,7 +139,7 @@ Result<void> Deployer::resume(const App &app, std::string_view but, std::vector<
 Result<void> Deployer::take_away(const App &app, const std::string &machine) {
   // First of all, and durably: from here on nothing is opened for it.
   COFFER_CHECK(keys_.revoke(app.id(), machine));
-  COFFER_CHECK(agent_.destroy(machine));
+  COFFER_CHECK(host_.destroy(machine));
   return vault_.remove_machine(app, machine);
 }
 
@@ -162,7 +161,7 @@ Result<BootOrder> Deployer::make_machine(const App &app, Manifest &manifest, con
   specs[0].config = std::move(config);
   COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, reason));
   release = made.release.number;
-  COFFER_CHECK(keys_.grant(app.id(), id, agent_.host(), made.specs[0].envelope));
+  COFFER_CHECK(keys_.grant(app.id(), id, host_.host(), made.specs[0].envelope));
   return order(app, std::move(made.specs[0]));
 }
 
@@ -174,19 +173,19 @@ Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config, bool p
 Result<Deployer::Ran> Deployer::create_and_boot(const App &app, MachineConfig config, bool pull,
                                                 AuditEntry &about) {
   std::vector<std::string> warnings;
-  COFFER_TRY(config.image, agent_.ensure_image(config.image, pull));
+  COFFER_TRY(config.image, host_.ensure_image(config.image, pull));
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(Manifest manifest, newest(app));
   const std::string id = new_machine_id();
   about.machine = id;
   if (config.name.empty()) config.name = app.name() + "-" + id.substr(0, 6);
-  COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, config.name));
+  COFFER_CHECK(host_.reserve(app.id(), app.name(), id, config.name));
   uint64_t &release = about.release;
   const auto make = [&]() -> Result<BootOutcome> {
     COFFER_TRY(const BootOrder boot_order,
                make_machine(app, manifest, id, std::move(config), "machine run", release));
-    COFFER_TRY(BootOutcome booted, agent_.boot(boot_order, nullptr));
+    COFFER_TRY(BootOutcome booted, host_.boot(boot_order, nullptr));
     if (booted.failed) return std::unexpected(*booted.failed);
     return booted;
   };
@@ -216,7 +215,7 @@ Result<Deployer::Ran> Deployer::boot_newest(const App &app, const MachineStatus 
   COFFER_TRY(const MachineStatus m, machine(app, asked.stored.record.id));
   COFFER_TRY(Manifest manifest, newest(app));
   COFFER_TRY(const auto back, way_back(app, m));
-  if (m.view && !m.started()) COFFER_CHECK(agent_.announce(m.stored.record.id, State::kStarting));
+  if (m.view && !m.started()) COFFER_CHECK(host_.announce(m.stored.record.id, State::kStarting));
   std::vector<NewSpec> specs;
   specs.push_back({m.stored, m.spec.spec.config, m.view ? m.view->state.last_good : Hash{}});
   COFFER_TRY(Vault::Made made,
@@ -225,9 +224,9 @@ Result<Deployer::Ran> Deployer::boot_newest(const App &app, const MachineStatus 
   about.release = made.release.number;
   const auto boot = [&]() -> Result<BootOutcome> {
     // It has one, but after a restore.
-    COFFER_CHECK(keys_.grant(app.id(), m.stored.record.id, agent_.host(), made.specs[0].envelope));
+    COFFER_CHECK(keys_.grant(app.id(), m.stored.record.id, host_.host(), made.specs[0].envelope));
     COFFER_TRY(const BootOrder next, order(app, std::move(made.specs[0])));
-    return agent_.boot(next, back ? &*back : nullptr);
+    return host_.boot(next, back ? &*back : nullptr);
   };
   const auto booted = boot();
   const bool ok = booted && !booted->failed;
@@ -245,9 +244,9 @@ Result<Deployer::Ran> Deployer::boot_newest(const App &app, const MachineStatus 
 
 Result<void> Deployer::stop(const App &app, const MachineStatus &m) {
   return logged(entry("stop machine", app, m.stored.record.id), [&](AuditEntry &) -> Result<void> {
-    if (m.started()) COFFER_CHECK(agent_.announce(m.stored.record.id, State::kStopping));
+    if (m.started()) COFFER_CHECK(host_.announce(m.stored.record.id, State::kStopping));
     COFFER_CHECK(vault_.set_desired(app, m.stored.record.id, Desired::kStopped));
-    return agent_.stop(m.stored.record.id);
+    return host_.stop(m.stored.record.id);
   });
 }
 
@@ -290,7 +289,7 @@ Result<BootOutcome> Deployer::boot_ended(const App &app, const MachineStatus &m)
     about.version = spec.spec.version;
     about.spec = spec.spec.number;
     COFFER_TRY(const BootOrder same, order(app, std::move(spec)));
-    auto booted = agent_.boot_ended(same, m.view->state.current->instance_id);
+    auto booted = host_.boot_ended(same, m.view->state.current->instance_id);
     if (booted && booted->failed) about.outcome = outcome_of(*booted->failed);
     return booted;
   });
@@ -309,12 +308,12 @@ Result<void> Deployer::run_local(const App &app, const std::set<std::string> &on
   MachineConfig config;
   config.name = "run-" + id;
   config.kind = MachineKind::kLocal;
-  COFFER_CHECK(agent_.reserve(app.id(), app.name(), id, config.name));
+  COFFER_CHECK(host_.reserve(app.id(), app.name(), id, config.name));
   uint64_t release = 0;
   const auto open = [&]() -> Result<std::vector<Delivery>> {
     COFFER_TRY(const BootOrder boot_order,
                make_machine(app, manifest, id, std::move(config), "run", release));
-    return agent_.open_environment(boot_order, only);
+    return host_.open_environment(boot_order, only);
   };
   // Logged once it is open, and before the command begins: that may go on for days.
   AuditEntry about = entry("run", app, id);

@@ -1,5 +1,5 @@
 // What the agent does about Machines that are not as they are wanted.
-#include "coffer/release/reconciler.h"
+#include "coffer/release/vault_orders.h"
 
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -52,8 +52,7 @@ class ReconcilerTest : public testing::Test {
   }
   Reconciler agent() {
     return Reconciler::create(
-        {.vault = &us_.vault,
-         .deployer = &us_.deployer,
+        {.orders = &orders_,
          .agent = &us_.agent,
          .open_runtime =
              [this] {
@@ -101,6 +100,7 @@ class ReconcilerTest : public testing::Test {
   World world_;
   fakes::Instances &machines_ = world_.machines;
   Process us_{world_};
+  VaultOrders orders_{us_.vault, us_.deployer};
   const App app_;
   int cancel_ = ::eventfd(0, EFD_CLOEXEC);
   Reconciler::Time now_ = std::chrono::steady_clock::now();
@@ -528,9 +528,9 @@ TEST_F(ReconcilerTest, AMachineThatTheVaultLacksIsNotTouched) {
 TEST_F(ReconcilerTest, ItHearsOfEndsAndOfTheEngineAndEndsWhenItIsToldTo) {
   const std::string m = run("one"), n = run("two");
   Process ours(world_);  // the thread's own
+  VaultOrders orders(ours.vault, ours.deployer);
   Reconciler r = Reconciler::create(
-      {.vault = &ours.vault,
-       .deployer = &ours.deployer,
+      {.orders = &orders,
        .agent = &ours.agent,
        .open_runtime =
            [this] {

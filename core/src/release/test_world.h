@@ -3,6 +3,7 @@
 #ifndef COFFER_RELEASE_TEST_WORLD_H
 #define COFFER_RELEASE_TEST_WORLD_H
 
+#include "coffer/agent/agent.h"
 #include "coffer/base/codec.h"
 #include "coffer/base/process.h"
 #include "coffer/keys/key_service.h"

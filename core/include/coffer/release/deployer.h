@@ -4,7 +4,8 @@
 #ifndef COFFER_RELEASE_DEPLOYER_H
 #define COFFER_RELEASE_DEPLOYER_H
 
-#include "coffer/agent/agent.h"
+#include "coffer/agent/machine_host.h"
+#include "coffer/keys/protocol.h"
 #include "coffer/vault/vault.h"
 
 namespace coffer {
@@ -58,8 +59,8 @@ class Deployer {
   // REQUIRES: all of them outlive it.  `who` goes into manifests, releases and the audit log.
   // `audit`: has each change, and each one that was refused; where it cannot be written, nothing is changed.
   // nullptr: nothing is logged.
-  Deployer(Vault &vault, AppKeys &keys, Agent &agent, std::string who, const AuditLog *audit = nullptr)
-      : vault_(vault), keys_(keys), agent_(agent), who_(std::move(who)), audit_(audit) {}
+  Deployer(Vault &vault, AppKeys &keys, MachineHost &host, std::string who, const AuditLog *audit = nullptr)
+      : vault_(vault), keys_(keys), host_(host), who_(std::move(who)), audit_(audit) {}
 
   Result<App> create_app(std::string_view name);
   // Machines destroyed, keys and grants erased, then the space dropped.
@@ -99,7 +100,7 @@ class Deployer {
   // Asked before a command is run inside: it is logged, but not what it is.  Its words could be secrets.
   Result<void> log_exec(const App &, const MachineStatus &);
 
-  // ---- for whoever watches the Machines of this host: reconciler.h ----
+  // ---- for whoever watches the Machines of a host: vault_orders.h ----
   // Finishes or undoes what processes that died have left of the App, and boots what they had stopped.
   // Answers what could not be booted.
   Result<std::vector<std::string>> finish_cut_off(const App &);
@@ -162,7 +163,7 @@ class Deployer {
 
   Vault &vault_;
   AppKeys &keys_;
-  Agent &agent_;
+  MachineHost &host_;
   std::string who_;
   const AuditLog *audit_;
 };

@@ -1,4 +1,4 @@
-#include "coffer/release/reconciler.h"
+#include "coffer/agent/reconciler.h"
 
 #include <poll.h>
 #include <string.h>
@@ -88,14 +88,6 @@ std::chrono::seconds Reconciler::pause(Watched &w) const {
   return std::chrono::seconds(std::min(kLongestPause, 1u << std::min(w.tries++, 6u)));
 }
 
-Result<App> Reconciler::app_of(const MachineState &s) const {
-  COFFER_TRY(App app, config_.vault->app(s.app));
-  if (app.id() != s.app_id)
-    return fail(ErrorCode::kDataLoss,
-                "App " + s.app + " of the vault is not the one that this Machine belongs to");
-  return app;
-}
-
 // ---- everything ----
 
 // Removes instances of this host that no Machine of it knows: a second one of a Machine must never run.
@@ -128,9 +120,7 @@ void Reconciler::tidy(const std::vector<MachineState> &states,
   for (const MachineState &s : states) {
     if (cancelled() || !needed(s) || !done.insert(s.app_id).second) continue;
     worked_ = true;
-    const auto app = app_of(s);
-    const auto finished = app ? config_.deployer->finish_cut_off(*app)
-                              : Result<std::vector<std::string>>(std::unexpected(app.error()));
+    const auto finished = config_.orders->finish_cut_off(s);
     if (!finished)
       complain(s, finished.error());
     else
@@ -239,8 +229,7 @@ Result<void> Reconciler::look(const MachineState &before, Watched &w) {
   }
   w.updated_ms = before.updated_ms;
   const auto looked = [&]() -> Result<void> {
-    COFFER_TRY(const App app, app_of(before));
-    COFFER_TRY(const MachineStatus m, config_.deployer->look_at(app, before));
+    COFFER_TRY(const Orders::Wanted m, config_.orders->look_at(before));
     if (!m.view || m.view->busy) return {};
     const MachineState &s = m.view->state;
     // Cut off: tidy() has been, or will be, at work with it.
@@ -253,9 +242,9 @@ Result<void> Reconciler::look(const MachineState &before, Watched &w) {
       w.foreign = w.platform_ended = false;
       w.up = w.ended = w.due = std::nullopt;
     }
-    switch (m.stored.record.desired) {
+    switch (m.desired) {
       case Desired::kStarted:
-        COFFER_CHECK(judge(app, m, w));
+        COFFER_CHECK(judge(*m.view, w));
         break;
       case Desired::kStopped:
         w.due.reset();
@@ -278,9 +267,9 @@ Result<void> Reconciler::look(const MachineState &before, Watched &w) {
 }
 
 // The Machine is wanted.
-Result<void> Reconciler::judge(const App &app, const MachineStatus &m, Watched &w) {
-  const MachineState &s = m.view->state;
-  const InstanceStatus &i = *m.view->instance;
+Result<void> Reconciler::judge(const MachineView &view, Watched &w) {
+  const MachineState &s = view.state;
+  const InstanceStatus &i = *view.instance;
   const bool foreign = is_foreign(*s.current, i);
   // The vault is not trusted for freshness: a record of before the order was given may have been put back.
   if (s.state == State::kStopped && !s.end) return {};
@@ -298,11 +287,10 @@ Result<void> Reconciler::judge(const App &app, const MachineStatus &m, Watched &
   }
   if (!ended(i)) return {};
 
-  if (w.due) return *w.due <= config_.now() ? boot(app, m, w) : Result<void>();
+  if (w.due) return *w.due <= config_.now() ? boot(s, w) : Result<void>();
   if (w.up && config_.now() - *w.up >= kStaysUp) w.tries = 0;
   w.up.reset();
-  COFFER_TRY(const SignedSpec spec, config_.deployer->current_spec(app, m));
-  const RestartPolicy policy = spec.spec.config.restart;
+  COFFER_TRY(const RestartPolicy policy, config_.orders->restart_policy());
   bool again, at_once = w.unseen || foreign;
   if (foreign) {
     again = true;
@@ -335,13 +323,12 @@ Result<void> Reconciler::judge(const App &app, const MachineStatus &m, Watched &
   }
   if (!again) return {};
   w.due = config_.now() + wait;
-  return wait == 0s ? boot(app, m, w) : Result<void>();
+  return wait == 0s ? boot(s, w) : Result<void>();
 }
 
-Result<void> Reconciler::boot(const App &app, const MachineStatus &m, Watched &w) {
-  const MachineState &s = m.view->state;
+Result<void> Reconciler::boot(const MachineState &s, Watched &w) {
   worked_ = true;
-  const auto booted = config_.deployer->boot_ended(app, m);
+  const auto booted = config_.orders->boot_ended();
   if (booted && !booted->failed) {
     w.due.reset();
     w.ended.reset();

@@ -2,7 +2,7 @@
 //
 // It hears from the runtime when an instance changes, and then looks at that one Machine; when it begins, and
 // when the platform was gone meanwhile, at everything.  Whatever it does happens under the Machine's lease,
-// on what vault and runtime say while it is held: it passes by a Machine that another process is at work
+// on what Orders and runtime say while it is held: it passes by a Machine that another process is at work
 // with.
 //
 // An instance that ended although its Machine is wanted:
@@ -13,23 +13,39 @@
 //   foreign  after somebody else had started it again, which gives it no secrets: booted again
 // Booted again is the launch spec that ran, with the manifest that it names; no new release.
 // Thread rule: one thread at a time.
-#ifndef COFFER_RELEASE_RECONCILER_H
-#define COFFER_RELEASE_RECONCILER_H
+#ifndef COFFER_AGENT_RECONCILER_H
+#define COFFER_AGENT_RECONCILER_H
 
 #include <chrono>
 
-#include "coffer/release/deployer.h"
+#include "coffer/agent/agent.h"
 
 namespace coffer {
 
 class Watch;
 
+// What the Machines of this host are wanted to be.  Asks the agent that the reconciler has.
+class Orders {
+ public:
+  struct Wanted {
+    Desired desired = Desired::kStarted;
+    std::optional<MachineView> view;  // absent: it is not to be looked after
+  };
+  virtual ~Orders() = default;
+  // Finishes or undoes what processes that died have left of the Machine's App, and boots what they had
+  // stopped. Answers what could not be booted.
+  virtual Result<std::vector<std::string>> finish_cut_off(const MachineState &) = 0;
+  virtual Result<Wanted> look_at(const MachineState &) = 0;
+  // These two are about the Machine that look_at() was asked for last, and its instance.
+  virtual Result<RestartPolicy> restart_policy() = 0;  // of what it was booted from
+  virtual Result<BootOutcome> boot_ended() = 0;        // as MachineHost's
+};
+
 class Reconciler {
  public:
   using Time = std::chrono::steady_clock::time_point;
   struct Config {  // REQUIRES: what it points to outlives it
-    Vault *vault = nullptr;
-    Deployer *deployer = nullptr;
+    Orders *orders = nullptr;
     Agent *agent = nullptr;
     std::function<Result<Runtime>()> open_runtime;  // another one than the agent's: its calls block
     int cancel_fd = -1;                             // readable: end
@@ -69,13 +85,12 @@ class Reconciler {
   void say(const MachineState &, std::string_view what, bool warn = false) const;
   void complain(const MachineState &, const Error &);
   std::chrono::seconds pause(Watched &) const;
-  Result<App> app_of(const MachineState &) const;
   Result<void> sweep();
   void tidy(const std::vector<MachineState> &, const std::function<bool(const MachineState &)> &needed);
   Result<void> glance();
   Result<void> look(const MachineState &, Watched &);
-  Result<void> judge(const App &, const MachineStatus &, Watched &);
-  Result<void> boot(const App &, const MachineStatus &, Watched &);
+  Result<void> judge(const MachineView &, Watched &);
+  Result<void> boot(const MachineState &, Watched &);
 
   Config config_;
   std::unique_ptr<Watch> watch_;

@@ -1,0 +1,128 @@
+// Control: what a user can have done with Apps, secrets and Machines.  LocalControl does it, in `coffer`
+// itself (embedded mode) or in coffer-api; in server mode `coffer` has one that asks coffer-api over HTTP. No
+// value passes through here: what is set was sealed before. Thread rule: one thread at a time.
+#ifndef COFFER_RELEASE_CONTROL_H
+#define COFFER_RELEASE_CONTROL_H
+
+#include "coffer/release/deployer.h"
+
+namespace coffer {
+
+struct AppSummary {
+  std::string name;
+  AppId id{};
+  std::string status;  // "deployed", "suspended" (no Machine is wanted), "pending" (there is none)
+  uint64_t machines = 0, created_ms = 0;
+};
+
+// A Machine as it is told to a user.
+struct MachineSummary {
+  std::string id, name;
+  State state = State::kCreated;
+  std::string image, instance_id;     // empty: never booted
+  uint64_t release = 0, version = 0;  // of what it runs; 0: none
+  uint64_t created_ms = 0, updated_ms = 0, started_ms = 0;
+  std::optional<int32_t> exit_code;  // of an instance that ended
+  int32_t exit_signal = 0;
+  std::string message;   // why it is in this state; not printable text
+  bool cut_off = false;  // a change was; the next one goes on
+};
+MachineSummary summary(const MachineStatus &);
+
+// What a write did.
+struct Changes {
+  uint64_t version = 0;                                           // of the manifest that is the newest now
+  std::vector<std::string> changed, unchanged, removed, unknown;  // as of Written
+};
+
+class Control {
+ public:
+  struct Secrets {
+    uint64_t version = 0;
+    std::vector<SecretView> all;
+  };
+  struct Booted {
+    MachineSummary machine;
+    std::vector<std::string> warnings;
+  };
+  virtual ~Control() = default;
+
+  virtual Result<std::vector<AppSummary>> apps() = 0;
+  // With the key to seal for it, checked to be signed by the key service.  kNotFound.
+  virtual Result<App> app(std::string_view name) = 0;
+  virtual Result<App> create_app(std::string_view name) = 0;
+  virtual Result<void> destroy_app(const App &) = 0;
+  // By which whoever seals says whether a value is the one that is set.
+  virtual Result<DigestKey> digest_key(const App &) = 0;
+
+  // kAborted: the App's key was rotated since `App` was asked for; seal again.
+  virtual Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
+                                const std::vector<std::string> &unset) = 0;
+  virtual Result<Secrets> secrets(const App &) = 0;
+  virtual Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) = 0;
+  virtual Result<Rotated> rotate(const App &, bool now) = 0;
+
+  virtual Result<std::vector<MachineSummary>> machines(const App &) = 0;
+  virtual Result<MachineSummary> machine(const App &, std::string_view id_or_name) = 0;
+  virtual Result<Booted> run(const App &, MachineConfig, bool pull) = 0;
+  // Boots it with the newest secrets, also when it runs.
+  virtual Result<Booted> start(const App &, std::string_view id_or_name) = 0;
+  virtual Result<MachineSummary> stop(const App &, std::string_view id_or_name) = 0;
+  virtual Result<void> destroy(const App &, std::string_view id_or_name) = 0;
+  // Until the Machine is in that state (kDestroyed: gone); kDeadlineExceeded after `timeout_s` (0: never).
+  // kCancelled: `cancel_fd` is readable.
+  virtual Result<MachineSummary> wait(const App &, std::string_view id_or_name, State, uint64_t timeout_s,
+                                      int cancel_fd) = 0;
+  // As Runtime's; `each` and `out` answer false to end.
+  virtual Result<void> logs(const App &, std::string_view id_or_name, const LogQuery &,
+                            const std::function<bool(uint32_t stream, int64_t ns, ByteSpan)> &each) = 0;
+  virtual Result<int32_t> exec(const App &, std::string_view id_or_name, const std::vector<std::string> &argv,
+                               const std::function<bool(uint32_t stream, ByteSpan)> &out,
+                               const std::function<int64_t(std::span<uint8_t>)> &in, int in_fd) = 0;
+};
+
+class LocalControl : public Control {
+ public:
+  // REQUIRES: all of them outlive it.
+  LocalControl(Vault &vault, Keys &keys, MachineHost &host, Deployer &deployer,
+               std::function<Result<SecretBytes>()> digest_credential)
+      : vault_(vault),
+        keys_(keys),
+        host_(host),
+        deployer_(deployer),
+        digest_credential_(std::move(digest_credential)) {}
+
+  Result<std::vector<AppSummary>> apps() override;
+  Result<App> app(std::string_view name) override;
+  Result<App> create_app(std::string_view name) override;
+  Result<void> destroy_app(const App &) override;
+  Result<DigestKey> digest_key(const App &) override;
+  Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
+                        const std::vector<std::string> &unset) override;
+  Result<Secrets> secrets(const App &) override;
+  Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
+  Result<Rotated> rotate(const App &, bool now) override;
+  Result<std::vector<MachineSummary>> machines(const App &) override;
+  Result<MachineSummary> machine(const App &, std::string_view id_or_name) override;
+  Result<Booted> run(const App &, MachineConfig, bool pull) override;
+  Result<Booted> start(const App &, std::string_view id_or_name) override;
+  Result<MachineSummary> stop(const App &, std::string_view id_or_name) override;
+  Result<void> destroy(const App &, std::string_view id_or_name) override;
+  Result<MachineSummary> wait(const App &, std::string_view id_or_name, State, uint64_t timeout_s,
+                              int cancel_fd) override;
+  Result<void> logs(const App &, std::string_view id_or_name, const LogQuery &,
+                    const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) override;
+  Result<int32_t> exec(const App &, std::string_view id_or_name, const std::vector<std::string> &argv,
+                       const std::function<bool(uint32_t, ByteSpan)> &out,
+                       const std::function<int64_t(std::span<uint8_t>)> &in, int in_fd) override;
+
+ private:
+  Vault &vault_;
+  Keys &keys_;
+  MachineHost &host_;
+  Deployer &deployer_;
+  std::function<Result<SecretBytes>()> digest_credential_;
+};
+
+}  // namespace coffer
+#endif
