@@ -82,8 +82,8 @@ class Reader {
   explicit Reader(EngineConfig &out) : out_(out) {}
 
   Result<void> read(const toml::table &root) {
-    static constexpr std::array<std::string_view, 7> kKnown = {"agent",      "injector", "keys",   "kms",
-                                                               "plugin_dir", "runtime",  "storage"};
+    static constexpr std::array<std::string_view, 8> kKnown = {"agent", "api",        "injector", "keys",
+                                                               "kms",   "plugin_dir", "runtime",  "storage"};
     COFFER_CHECK(only(root, kKnown, ""));
     COFFER_CHECK(plugin_dir(root));
     out_.storage = blank("[storage]");
@@ -97,10 +97,16 @@ class Reader {
     out_.runtime.state_dir = out_.base_dir / "machines";
     out_.runtime.ambient = true;  // `docker login`, $XDG_RUNTIME_DIR
     static constexpr std::array<std::string_view, 4> kKeys = {"agents", "api", "socket", "storage"};
-    COFFER_TRY(const toml::table *keys, role(root, "keys", kKeys, out_.keys_storage));
-    if (keys) COFFER_CHECK(key_socket(*keys));
-    static constexpr std::array<std::string_view, 1> kAgent = {"storage"};
-    COFFER_CHECK(role(root, "agent", kAgent, out_.agent_storage));
+    COFFER_TRY(const toml::table *of_keys, role(root, "keys", kKeys, out_.keys_storage));
+    if (of_keys) COFFER_CHECK(keys(*of_keys));
+    COFFER_CHECK(api(root));
+    static constexpr std::array<std::string_view, 3> kAgent = {"api", "ca", "storage"};
+    COFFER_TRY(const toml::table *of_agent, role(root, "agent", kAgent, out_.agent_storage));
+    if (of_agent) {
+      COFFER_CHECK(
+          list(*of_agent, "agent.", "api", "URLs", "unix:///run/coffer-api/api.sock", out_.agent_apis));
+      COFFER_CHECK(path(*of_agent, "agent.", "ca", out_.agent_ca));
+    }
     default_path(out_.storage, "vault");
     default_path(out_.keys_storage, "keys");
     default_path(out_.agent_storage, "agent");
@@ -171,30 +177,68 @@ class Reader {
     return table;
   }
 
-  Result<void> key_socket(const toml::table &keys) {
-    if (const toml::node *node = keys.get("socket")) {
-      const auto *text = node->as_string();
-      if (!text || text->get().empty() || text->get().find('\0') != std::string::npos)
-        return wrong(node->source(), "'keys.socket' must be a path");
-      out_.keys_socket = (out_.base_dir / text->get()).lexically_normal();
-    }
-    COFFER_CHECK(users(keys, "api", out_.keys_api));
-    return users(keys, "agents", out_.keys_agents);
+  // One key each; `out` stays as it is when it is not there.
+  Result<void> text(const toml::table &table, const std::string &of, const std::string &key,
+                    std::string_view what, std::string &out) const {
+    const toml::node *node = table.get(key);
+    if (!node) return {};
+    const auto *found = node->as_string();
+    if (!found || found->get().empty() || found->get().find('\0') != std::string::npos)
+      return wrong(node->source(), "'" + of + key + "' must be " + std::string(what));
+    out = found->get();
+    return {};
   }
-
-  Result<void> users(const toml::table &keys, const std::string &key, std::vector<std::string> &out) const {
-    const toml::node *node = keys.get(key);
+  Result<void> path(const toml::table &table, const std::string &of, const std::string &key,
+                    fs::path &out) const {
+    std::string found;
+    COFFER_CHECK(text(table, of, key, "a path", found));
+    if (!found.empty()) out = (out_.base_dir / found).lexically_normal();
+    return {};
+  }
+  Result<void> list(const toml::table &table, const std::string &of, const std::string &key,
+                    std::string_view what, std::string_view example, std::vector<std::string> &out) const {
+    const toml::node *node = table.get(key);
     if (!node) return {};
     const toml::array *all = node->as_array();
     if (!all)
-      return wrong(node->source(), "'keys." + key + "' must be a list of users",
-                   "write " + key + " = [\"USER\"]");
+      return wrong(node->source(), "'" + of + key + "' must be a list of " + std::string(what),
+                   "write " + key + " = [\"" + std::string(example) + "\"]");
     for (const toml::node &entry : *all) {
-      const auto *text = entry.as_string();
-      if (!text || text->get().empty() || text->get().find('\0') != std::string::npos)
-        return wrong(entry.source(),
-                     "'keys." + key + "' must hold names of users, or their numbers in quotes");
-      out.push_back(text->get());
+      const auto *found = entry.as_string();
+      if (!found || found->get().empty() || found->get().find('\0') != std::string::npos)
+        return wrong(entry.source(), "'" + of + key + "' must hold " + std::string(what));
+      out.push_back(found->get());
+    }
+    return {};
+  }
+
+  Result<void> keys(const toml::table &keys) {
+    COFFER_CHECK(path(keys, "keys.", "socket", out_.keys_socket));
+    constexpr std::string_view kUsers = "names of users, or their numbers in quotes";
+    COFFER_CHECK(list(keys, "keys.", "api", kUsers, "USER", out_.keys_api));
+    return list(keys, "keys.", "agents", kUsers, "USER", out_.keys_agents);
+  }
+
+  Result<void> api(const toml::table &root) {
+    const toml::node *node = root.get("api");
+    if (!node) return {};
+    const toml::table *table = node->as_table();
+    if (!table) return wrong(node->source(), "'api' must be a table", "write [api]");
+    static constexpr std::array<std::string_view, 8> kKnown = {
+        "accept_plaintext", "ca", "certificate", "key", "listen", "socket", "token", "url"};
+    COFFER_CHECK(only(*table, kKnown, "api."));
+    ApiConfig &api = out_.api;
+    COFFER_CHECK(text(*table, "api.", "url", "a URL", api.url));
+    COFFER_CHECK(text(*table, "api.", "listen", "an address with its port", api.listen));
+    COFFER_CHECK(path(*table, "api.", "token", api.token_file));
+    COFFER_CHECK(path(*table, "api.", "ca", api.ca));
+    COFFER_CHECK(path(*table, "api.", "socket", api.socket));
+    COFFER_CHECK(path(*table, "api.", "certificate", api.certificate));
+    COFFER_CHECK(path(*table, "api.", "key", api.key));
+    if (const toml::node *plain = table->get("accept_plaintext")) {
+      const auto *flag = plain->as_boolean();
+      if (!flag) return wrong(plain->source(), "'api.accept_plaintext' must be true or false");
+      api.accept_plaintext = flag->get();
     }
     return {};
   }

@@ -242,5 +242,45 @@ TEST_F(EngineConfigFile, GivenByARelativePathHasAbsoluteFolders) {
   EXPECT_EQ(r->base_dir.filename(), dir_.filename());
 }
 
+TEST_F(EngineConfigFile, NamesWhereTheDaemonsAre) {
+  const auto r = read(R"(
+[keys]
+socket = "/run/keys.sock"
+api    = ["coffer-api", "1001"]
+[api]
+url    = "https://coffer.example"
+token  = "user.token"
+socket = "/run/api.sock"
+listen = "127.0.0.1:4280"
+accept_plaintext = true
+[agent]
+api = ["unix:///run/api.sock"]
+ca  = "ca.pem"
+)");
+  ASSERT_TRUE(r) << r.error().message;
+  EXPECT_EQ(r->keys_socket, "/run/keys.sock");
+  EXPECT_THAT(r->keys_api, ElementsAre("coffer-api", "1001"));
+  EXPECT_EQ(r->api.url, "https://coffer.example");
+  EXPECT_EQ(r->api.token_file, r->base_dir / "user.token");
+  EXPECT_EQ(r->api.socket, "/run/api.sock");
+  EXPECT_EQ(r->api.listen, "127.0.0.1:4280");
+  EXPECT_TRUE(r->api.accept_plaintext);
+  EXPECT_THAT(r->agent_apis, ElementsAre("unix:///run/api.sock"));
+  EXPECT_EQ(r->agent_ca, r->base_dir / "ca.pem");
+}
+
+TEST_F(EngineConfigFile, RefusesWhatIsWrongAboutTheDaemons) {
+  EXPECT_EQ(refusal("[api]\nurl = 1"), "2: 'api.url' must be a URL | ");
+  EXPECT_EQ(refusal("[api]\nsocket = ''"), "2: 'api.socket' must be a path | ");
+  EXPECT_EQ(refusal("[api]\naccept_plaintext = 1"), "2: 'api.accept_plaintext' must be true or false | ");
+  EXPECT_EQ(refusal("[api]\ntokens = 'x'"),
+            "2: there is no key 'api.tokens' in the engine config | did you mean 'api.token'?");
+  EXPECT_EQ(refusal("api = 1"), "1: 'api' must be a table | write [api]");
+  EXPECT_EQ(refusal("[agent]\napi = 'x'"),
+            "2: 'agent.api' must be a list of URLs | write api = [\"unix:///run/coffer-api/api.sock\"]");
+  EXPECT_EQ(refusal("[keys]\nagents = [1]"),
+            "2: 'keys.agents' must hold names of users, or their numbers in quotes | ");
+}
+
 }  // namespace
 }  // namespace coffer

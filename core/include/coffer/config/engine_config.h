@@ -11,6 +11,17 @@ namespace coffer {
 
 // A built-in storage without `path` is ROLE.db (storage-sqlite) or the folder ROLE (storage-file), where the
 // role is vault, keys or agent.
+// [api]: of coffer-api where it listens, of everybody else where it is.
+struct ApiConfig {
+  std::string url;                   // "unix:///path", "http://127.0.0.1:PORT" or "https://HOST[:PORT]"
+  std::filesystem::path token_file;  // a user token; empty: api/user.token beside the engine config
+  std::filesystem::path ca;          // of https; empty: the system's
+  std::filesystem::path socket;      // coffer-api: a unix socket
+  std::string listen;                // coffer-api: "127.0.0.1:PORT"; elsewhere TLS is needed
+  std::filesystem::path certificate, key;
+  bool accept_plaintext = false;  // coffer-api: values that were not sealed by whoever sends them
+};
+
 struct EngineConfig {
   std::filesystem::path file, base_dir;  // absolute; relative paths in the file start at base_dir
   // A table that the file does not have leaves `plugin` empty; opening it then says so.
@@ -21,6 +32,10 @@ struct EngineConfig {
   std::filesystem::path keys_socket;
   // For coffer-keys: the users that are API and agents, by name or number.
   std::vector<std::string> keys_api, keys_agents;
+  ApiConfig api;
+  // For coffer-agent: the APIs whose orders it takes, as ApiConfig::url; and the CA of those with https.
+  std::vector<std::string> agent_apis;
+  std::filesystem::path agent_ca;
 };
 
 // The file names the code that is loaded, so it must belong to root or to us and be writable by nobody else
