@@ -4,7 +4,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
@@ -25,8 +24,24 @@ Result<std::unique_ptr<Engine>> Engine::open(const Arguments &arguments) {
   return std::unique_ptr<Engine>(new Engine(arguments, std::move(home), std::move(config)));
 }
 
+Result<void> Engine::here() const {
+  if (!remote()) return {};
+  return fail(ErrorCode::kFailedPrecondition, "this is not done through the API",
+              "Run it where coffer-api, coffer-keys or coffer-agent has its home, with --engine.");
+}
+
+Result<Control *> Engine::control() {
+  if (!control_) {
+    COFFER_TRY(Deployer * d, deployer());
+    control_ = std::make_unique<LocalControl>(*vault_, *keys_, *agent_, *d,
+                                              [this] { return home_.digest_credential(); });
+  }
+  return control_.get();
+}
+
 Result<Vault *> Engine::vault() {
   if (!vault_) {
+    COFFER_CHECK(here());
     COFFER_TRY(Pins pins, home_.pins());
     COFFER_TRY(const SecretBytes seed, home_.writer_seed());
     COFFER_TRY(SigningKey writer, SigningKey::from_seed(seed.reveal()));
@@ -38,6 +53,7 @@ Result<Vault *> Engine::vault() {
 }
 
 Result<TokenAuthority> Engine::tokens() const {
+  COFFER_CHECK(here());
   COFFER_TRY(const SecretBytes root, home_.token_root());
   COFFER_TRY(Storage storage, Storage::open(config_.storage));
   return TokenAuthority::open(std::move(storage), root, home_.revoked_tokens());
@@ -54,6 +70,7 @@ std::vector<AuditFile> Engine::audit_files() const {
 }
 
 Result<Keys *> Engine::keys() {
+  COFFER_CHECK(here());
   if (!keys_ && !config_.keys_socket.empty())
     keys_ = std::make_unique<KeyClient>(config_.keys_socket.string());
   if (!keys_) {
@@ -121,19 +138,9 @@ Result<App> Engine::app() {
 
 Result<App> Engine::app(std::string_view name) {
   COFFER_CHECK(check_app_name(name));
-  COFFER_TRY(Vault * v, vault());
-  auto found = v->app(name);
-  if (!found && found.error().code == ErrorCode::kNotFound) {
-    // The vault is not trusted to say so: the key service knows which Apps there are.
-    COFFER_TRY(Keys * k, keys());
-    COFFER_TRY(const std::vector<KeyInfo> known, k->list());
-    if (std::ranges::any_of(known, [&](const KeyInfo &i) { return i.app == name && !i.destroyed; }))
-      return fail(ErrorCode::kDataLoss,
-                  "App " + std::string(name) + ": its directory entry is missing from the vault",
-                  "Put the newest copy of the vault back; was its creation cut off, create it again.");
-  }
-  if (!found) return std::unexpected(std::move(found).error());
-  COFFER_CHECK(home_.check_seen(*found));
+  COFFER_TRY(Control * c, control());
+  COFFER_TRY(App found, c->app(name));
+  COFFER_CHECK(home_.check_seen(found));
   return found;
 }
 

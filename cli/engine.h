@@ -1,5 +1,6 @@
-// Engine: embedded mode.  All roles in one process, made of the same classes that the daemons use; each is
-// opened when a command first needs it, so a command loads only the plugin kinds it uses.
+// Engine: what a command works with.  Embedded mode: all roles in one process, made of the same classes that
+// the daemons use; each is opened when a command first needs it, so a command loads only the plugin kinds it
+// uses. Server mode ([api] url, COFFER_API): there is control() and nothing else.
 #ifndef COFFER_CLI_ENGINE_H
 #define COFFER_CLI_ENGINE_H
 
@@ -9,7 +10,7 @@
 #include "coffer/agent/agent.h"
 #include "coffer/config/engine_config.h"
 #include "coffer/keys/key_service.h"
-#include "coffer/release/deployer.h"
+#include "coffer/release/control.h"
 #include "coffer/tokens/authority.h"
 #include "home.h"
 
@@ -23,6 +24,12 @@ class Engine {
   const EngineConfig &config() const { return config_; }
   const Arguments &arguments() const { return arguments_; }
 
+  // Through coffer-api?
+  bool remote() const { return !config_.api.url.empty(); }
+  // In either mode.
+  Result<Control *> control();
+
+  // ---- embedded mode; in server mode kFailedPrecondition ----
   Result<Vault *> vault();
   Result<Keys *> keys();
   // The same, when it is part of this process; nullptr: it is a process of its own.
@@ -33,6 +40,8 @@ class Engine {
   Result<Kms> open_kms() const;
   // The audit logs of this home: of the API's half and of the key service.
   std::vector<AuditFile> audit_files() const;
+
+  // ---- in either mode ----
   // The App that the command is about: -a, COFFER_APP, App config.
   Result<App> app();
   Result<App> app(std::string_view name);
@@ -45,6 +54,8 @@ class Engine {
         api_log_(home_.audit_log("api")),
         keys_log_(home_.audit_log("keys")) {}
 
+  Result<void> here() const;
+
   const Arguments &arguments_;
   Home home_;
   EngineConfig config_;
@@ -54,6 +65,7 @@ class Engine {
   KeyService *own_keys_ = nullptr;
   std::unique_ptr<Agent> agent_;
   std::unique_ptr<Deployer> deployer_;
+  std::unique_ptr<Control> control_;
 };
 
 // The App name by -a, COFFER_APP, or the App config; kInvalidArgument when there is none.

@@ -10,8 +10,8 @@ Result<int> apps_create(Arguments &a) {
   const std::string &name = a.words.front();
   COFFER_CHECK(check_app_name(name));
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(Deployer * deployer, engine->deployer());
-  COFFER_TRY(const App app, deployer->create_app(name));
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const App app, control->create_app(name));
   COFFER_CHECK(engine->home().check_seen(app));
   if (a.json) {
     JsonWriter j;
@@ -25,29 +25,19 @@ Result<int> apps_create(Arguments &a) {
 
 Result<int> apps_list(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(Vault * vault, engine->vault());
-  COFFER_TRY(const std::vector<AppEntry> all, vault->apps());
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const std::vector<AppSummary> all, control->apps());
   JsonWriter j;
   std::vector<std::vector<std::string>> table = {{"NAME", "STATUS", "MACHINES", "CREATED"}};
   j.begin_array();
-  for (const AppEntry &entry : all) {
-    COFFER_TRY(const App app, engine->app(entry.name));
-    COFFER_TRY(const std::vector<StoredMachine> machines, vault->machines(app));
-    size_t listed = 0, deployed = 0;
-    for (const StoredMachine &m : machines) {
-      COFFER_TRY(const SignedSpec spec, vault->spec(app, m.record, m.record.spec_number));
-      if (spec.spec.config.kind != MachineKind::kService) continue;
-      ++listed;
-      deployed += m.record.desired == Desired::kStarted;
-    }
-    const char *status = deployed ? "deployed" : listed ? "suspended" : "pending";
-    table.push_back({app.name(), status, std::to_string(listed), age(entry.created_ms)});
+  for (const AppSummary &app : all) {
+    table.push_back({app.name, app.status, std::to_string(app.machines), age(app.created_ms)});
     j.begin_object()
-        .field("name", app.name())
-        .field("id", hex(app.id()))
-        .field("status", status)
-        .field("machines", listed)
-        .field("created_at", rfc3339(entry.created_ms))
+        .field("name", app.name)
+        .field("id", hex(app.id))
+        .field("status", app.status)
+        .field("machines", app.machines)
+        .field("created_at", rfc3339(app.created_ms))
         .end_object();
   }
   j.end_array();
@@ -69,8 +59,8 @@ Result<int> apps_destroy(Arguments &a) {
     return fail(ErrorCode::kCancelled, "App " + name + " was not destroyed",
                 "Add -y to do it without being asked.");
   catch_interrupts();
-  COFFER_TRY(Deployer * deployer, engine->deployer());
-  COFFER_CHECK(deployer->destroy_app(app));
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_CHECK(control->destroy_app(app));
   if (a.json) {
     JsonWriter j;
     j.begin_object().field("name", name).field("destroyed", true).end_object();

@@ -46,10 +46,10 @@ Result<std::vector<std::string>> named_apps(Arguments &a, Engine &engine) {
   if (const char *name = std::getenv("COFFER_APP"); name && *name) return std::vector{std::string(name)};
   COFFER_TRY(const auto file, find_app_file(a));
   if (file && !file->app.empty()) return std::vector{file->app};
-  COFFER_TRY(Vault * vault, engine.vault());
-  COFFER_TRY(const std::vector<AppEntry> all, vault->apps());
+  COFFER_TRY(Control * control, engine.control());
+  COFFER_TRY(const std::vector<AppSummary> all, control->apps());
   std::vector<std::string> names;
-  for (const AppEntry &entry : all) names.push_back(entry.name);
+  for (const AppSummary &app : all) names.push_back(app.name);
   return names;
 }
 
@@ -67,13 +67,13 @@ Result<int> keys_rotate(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
   COFFER_TRY(const std::vector<std::string> names, named_apps(a, *engine));
   catch_interrupts();
-  COFFER_TRY(Deployer * deployer, engine->deployer());
+  COFFER_TRY(Control * control, engine->control());
   JsonWriter j;
   j.begin_array();
   std::optional<Error> failed;
   for (const std::string &name : names) {
     COFFER_TRY(const App app, engine->app(name));
-    COFFER_TRY(const Rotated r, deployer->rotate(app, a.now));
+    COFFER_TRY(const Rotated r, control->rotate(app, a.now));
     COFFER_CHECK(engine->app(name));  // the new epoch is the one that was seen
     j.begin_object().field("app", name).field("from", r.from).field("epoch", r.epoch);
     j.field("oldest_epoch", r.oldest).field("secrets", r.secrets).field("version", r.version);

@@ -1,9 +1,7 @@
 // coffer machine run | list | status | start | stop | restart | destroy | logs | exec | wait
-#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 
 #include "../app_file.h"
@@ -21,45 +19,41 @@ namespace {
 struct Opened {
   std::unique_ptr<Engine> engine;
   App app;
-  Deployer *deployer;
+  Control *control;
 };
 
 Result<Opened> open(Arguments &a) {
   Opened o;
   COFFER_TRY(o.engine, Engine::open(a));
   COFFER_TRY(o.app, o.engine->app());
-  COFFER_TRY(o.deployer, o.engine->deployer());
+  COFFER_TRY(o.control, o.engine->control());
   return o;
 }
 
 // The fields that every command tells of a Machine; the object stays open.
-void begin_machine(JsonWriter &j, const MachineStatus &m, const EngineConfig &config) {
-  const auto &current = m.view ? m.view->state.current : std::nullopt;
-  j.begin_object()
-      .field("id", m.stored.record.id)
-      .field("name", m.stored.record.name)
-      .field("state", to_string(m.now()))
-      .field("runtime", config.runtime.plugin)
-      .field("image", m.spec.spec.config.image_name)
-      .field("instance_id", current ? current->instance_id : "")
-      .field("release", m.release())
-      .field("secrets_version", m.version())
-      .field("created_at", rfc3339(m.stored.record.created_ms))
-      .field("updated_at", rfc3339(m.stored.record.updated_ms));
+void begin_machine(JsonWriter &j, const MachineSummary &m, const EngineConfig &config) {
+  j.begin_object().field("id", m.id).field("name", m.name).field("state", to_string(m.state));
+  if (!config.runtime.plugin.empty()) j.field("runtime", config.runtime.plugin);
+  j.field("image", m.image)
+      .field("instance_id", m.instance_id)
+      .field("release", m.release)
+      .field("secrets_version", m.version)
+      .field("created_at", rfc3339(m.created_ms))
+      .field("updated_at", rfc3339(m.updated_ms));
 }
 
-void write_machine(JsonWriter &j, const MachineStatus &m, const EngineConfig &config) {
+void write_machine(JsonWriter &j, const MachineSummary &m, const EngineConfig &config) {
   begin_machine(j, m, config);
   j.end_object();
 }
 
-void told(Arguments &a, const Opened &o, const MachineStatus &m, std::string_view what) {
+void told(Arguments &a, const Opened &o, const MachineSummary &m, std::string_view what) {
   if (a.json) {
     JsonWriter j;
     write_machine(j, m, o.engine->config());
     print_json(j);
   } else {
-    print("Machine " + m.stored.record.name + " (" + m.stored.record.id + ") " + std::string(what));
+    print("Machine " + m.name + " (" + m.id + ") " + std::string(what));
   }
 }
 
@@ -218,10 +212,11 @@ Result<int> machine_run(Arguments &a) {
   COFFER_TRY(MachineConfig config, machine_config(a, file));
   COFFER_TRY(const Opened o, open(a));
   catch_interrupts();
-  if (a.restart && config.restart != RestartPolicy::kNo && !o.engine->home().agent_runs())
+  if (a.restart && config.restart != RestartPolicy::kNo && !o.engine->remote() &&
+      !o.engine->home().agent_runs())
     print_warning("no `coffer agent` runs: until one does, nothing is restarted");
   const bool pull = a.pull || (file && file->pull);
-  COFFER_TRY(const Deployer::Ran ran, o.deployer->run(o.app, std::move(config), pull));
+  COFFER_TRY(const Control::Booted ran, o.control->run(o.app, std::move(config), pull));
   for (const std::string &w : ran.warnings) print_warning(w);
   told(a, o, ran.machine, "started");
   return 0;
@@ -229,11 +224,11 @@ Result<int> machine_run(Arguments &a) {
 
 Result<int> machine_list(Arguments &a) {
   COFFER_TRY(const Opened o, open(a));
-  COFFER_TRY(const std::vector<MachineStatus> all, o.deployer->machines(o.app));
+  COFFER_TRY(const std::vector<MachineSummary> all, o.control->machines(o.app));
   if (a.json) {
     JsonWriter j;
     j.begin_array();
-    for (const MachineStatus &m : all) write_machine(j, m, o.engine->config());
+    for (const MachineSummary &m : all) write_machine(j, m, o.engine->config());
     j.end_array();
     print_json(j);
     return 0;
@@ -245,13 +240,12 @@ Result<int> machine_list(Arguments &a) {
   }
   std::vector<std::vector<std::string>> table = {
       {"ID", "NAME", "STATE", "IMAGE", "RELEASE", "SECRETS", "UPDATED"}};
-  for (const MachineStatus &m : all) {
-    table.push_back({m.stored.record.id, m.stored.record.name, std::string(to_string(m.now())),
-                     m.spec.spec.config.image_name, m.release() ? std::to_string(m.release()) : "-",
-                     m.version() ? "v" + std::to_string(m.version()) : "-", age(m.stored.record.updated_ms)});
-    if (m.view && m.view->cut_off)
-      print_warning("Machine " + m.stored.record.name +
-                    ": a change was cut off; the next command that changes it goes on");
+  for (const MachineSummary &m : all) {
+    table.push_back({m.id, m.name, std::string(to_string(m.state)), m.image,
+                     m.release ? std::to_string(m.release) : "-",
+                     m.version ? "v" + std::to_string(m.version) : "-", age(m.updated_ms)});
+    if (m.cut_off)
+      print_warning("Machine " + m.name + ": a change was cut off; the next command that changes it goes on");
   }
   print_table(table);
   return 0;
@@ -259,32 +253,29 @@ Result<int> machine_list(Arguments &a) {
 
 Result<int> machine_status(Arguments &a) {
   COFFER_TRY(const Opened o, open(a));
-  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
-  const auto &current = m.view ? m.view->state.current : std::nullopt;
+  COFFER_TRY(const MachineSummary m, o.control->machine(o.app, a.words.front()));
   if (a.json) {
     JsonWriter j;
     begin_machine(j, m, o.engine->config());
-    if (m.view && m.view->exit_code)
-      j.field("exit_code", *m.view->exit_code).field("exit_signal", m.view->exit_signal);
-    if (m.view && !m.view->message.empty()) j.field("message", printable(m.view->message));
+    if (m.exit_code) j.field("exit_code", *m.exit_code).field("exit_signal", m.exit_signal);
+    if (!m.message.empty()) j.field("message", printable(m.message));
     j.end_object();
     print_json(j);
     return 0;
   }
-  std::vector<std::vector<std::string>> table = {
-      {"Machine", m.stored.record.name + " (" + m.stored.record.id + ")"},
-      {"State", std::string(to_string(m.now()))},
-      {"Image", m.spec.spec.config.image_name},
-      {"Instance", current ? current->instance_id : "-"},
-      {"Release", std::to_string(m.release())},
-      {"Secrets", "v" + std::to_string(m.version())},
-      {"Created", age(m.stored.record.created_ms)}};
-  if (current && current->started_ms) table.push_back({"Started", age(current->started_ms)});
-  if (m.view && m.view->exit_code) {
-    table.push_back({"Ended", m.view->exit_signal ? "by signal " + std::to_string(m.view->exit_signal)
-                                                  : "with exit code " + std::to_string(*m.view->exit_code)});
+  std::vector<std::vector<std::string>> table = {{"Machine", m.name + " (" + m.id + ")"},
+                                                 {"State", std::string(to_string(m.state))},
+                                                 {"Image", m.image},
+                                                 {"Instance", m.instance_id.empty() ? "-" : m.instance_id},
+                                                 {"Release", std::to_string(m.release)},
+                                                 {"Secrets", "v" + std::to_string(m.version)},
+                                                 {"Created", age(m.created_ms)}};
+  if (m.started_ms) table.push_back({"Started", age(m.started_ms)});
+  if (m.exit_code) {
+    table.push_back({"Ended", m.exit_signal ? "by signal " + std::to_string(m.exit_signal)
+                                            : "with exit code " + std::to_string(*m.exit_code)});
   }
-  if (m.view && !m.view->message.empty()) table.push_back({"Message", printable(m.view->message)});
+  if (!m.message.empty()) table.push_back({"Message", printable(m.message)});
   print_table(table);
   return 0;
 }
@@ -293,12 +284,12 @@ namespace {
 Result<int> boot(Arguments &a, bool again) {
   COFFER_TRY(const Opened o, open(a));
   catch_interrupts();
-  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
-  if (m.started() && !again) {
+  COFFER_TRY(const MachineSummary m, o.control->machine(o.app, a.words.front()));
+  if (m.state == State::kStarted && !again) {
     told(a, o, m, "is started already");
     return 0;
   }
-  COFFER_TRY(const Deployer::Ran ran, o.deployer->start(o.app, m));
+  COFFER_TRY(const Control::Booted ran, o.control->start(o.app, m.id));
   for (const std::string &w : ran.warnings) print_warning(w);
   told(a, o, ran.machine, again ? "restarted" : "started");
   return 0;
@@ -310,41 +301,41 @@ Result<int> machine_restart(Arguments &a) { return boot(a, true); }
 
 Result<int> machine_stop(Arguments &a) {
   COFFER_TRY(const Opened o, open(a));
-  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
-  COFFER_CHECK(o.deployer->stop(o.app, m));
-  COFFER_TRY(const MachineStatus after, o.deployer->machine(o.app, m.stored.record.id));
+  COFFER_TRY(const MachineSummary after, o.control->stop(o.app, a.words.front()));
   told(a, o, after, "stopped");
   return 0;
 }
 
 Result<int> machine_destroy(Arguments &a) {
   COFFER_TRY(const Opened o, open(a));
-  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
-  if (m.started() && !a.force)
-    return fail(ErrorCode::kFailedPrecondition, "Machine " + m.stored.record.name + " is started",
+  COFFER_TRY(const MachineSummary m, o.control->machine(o.app, a.words.front()));
+  if (m.state == State::kStarted && !a.force)
+    return fail(ErrorCode::kFailedPrecondition, "Machine " + m.name + " is started",
                 "Stop it first, or add --force.");
-  COFFER_CHECK(o.deployer->destroy(o.app, m));
+  COFFER_CHECK(o.control->destroy(o.app, m.id));
   if (a.json) {
     JsonWriter j;
-    j.begin_object().field("id", m.stored.record.id).field("destroyed", true).end_object();
+    j.begin_object().field("id", m.id).field("destroyed", true).end_object();
     print_json(j);
   } else {
-    print("Machine " + m.stored.record.name + " (" + m.stored.record.id + ") destroyed");
+    print("Machine " + m.name + " (" + m.id + ") destroyed");
   }
   return 0;
 }
 
+namespace {
+// What a Machine wrote to its stdout or stderr; false: nobody reads it.
+bool pass_on(uint32_t stream, ByteSpan data) {
+  std::FILE *to = stream == 2 ? stderr : stdout;
+  return std::fwrite(data.data(), 1, data.size(), to) == data.size() && std::fflush(to) == 0;
+}
+}  // namespace
+
 Result<int> machine_logs(Arguments &a) {
   COFFER_TRY(const Opened o, open(a));
   if (a.follow) catch_interrupts();
-  COFFER_TRY(Agent * agent, o.engine->agent());
-  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
-  if (!m.view) return 0;
-  const auto out = [](uint32_t stream, int64_t, ByteSpan data) {
-    std::FILE *to = stream == 2 ? stderr : stdout;
-    return std::fwrite(data.data(), 1, data.size(), to) == data.size() && std::fflush(to) == 0;
-  };
-  auto read = agent->logs(m.view->state, {.follow = a.follow, .since_ns = 0, .tail = a.lines}, out);
+  auto read = o.control->logs(o.app, a.words.front(), {.follow = a.follow, .since_ns = 0, .tail = a.lines},
+                              [](uint32_t stream, int64_t, ByteSpan data) { return pass_on(stream, data); });
   if (!read && !(read.error().code == ErrorCode::kCancelled && interrupted()))
     return std::unexpected(read.error());
   return 0;
@@ -355,63 +346,29 @@ Result<int> machine_exec(Arguments &a) {
     return fail(ErrorCode::kInvalidArgument, "no command was given",
                 "Put it behind --: `coffer machine exec ID -- CMD`.");
   COFFER_TRY(const Opened o, open(a));
-  COFFER_TRY(Agent * agent, o.engine->agent());
-  COFFER_TRY(const MachineStatus m, o.deployer->machine(o.app, a.words.front()));
-  if (!m.started())
-    return fail(
-        ErrorCode::kFailedPrecondition,
-        "Machine " + m.stored.record.name + " is " + std::string(to_string(m.now())) + ", not started",
-        "Start it with `coffer machine start " + m.stored.record.name + "`.");
-  const auto out = [](uint32_t stream, ByteSpan data) {
-    std::FILE *to = stream == 2 ? stderr : stdout;
-    return std::fwrite(data.data(), 1, data.size(), to) == data.size() && std::fflush(to) == 0;
-  };
   const auto in = [](std::span<uint8_t> buffer) -> int64_t {
     ssize_t n;
     do n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
     while (n < 0 && errno == EINTR);
     return n;
   };
-  COFFER_CHECK(o.deployer->log_exec(o.app, m));
-  COFFER_TRY(const int32_t code, agent->exec(m.view->state, a.tail, out, in, STDIN_FILENO));
+  COFFER_TRY(const int32_t code, o.control->exec(o.app, a.words.front(), a.tail, pass_on, in, STDIN_FILENO));
   return code;
 }
 
 Result<int> machine_wait(Arguments &a) {
-  constexpr std::string_view kStates[] = {"started", "stopped", "failed", "destroyed"};
-  if (std::ranges::find(kStates, a.state) == std::end(kStates))
-    return fail(ErrorCode::kInvalidArgument, "--state is started, stopped, failed or destroyed");
+  std::optional<State> wanted;
+  for (const State s : {State::kStarted, State::kStopped, State::kFailed, State::kDestroyed})
+    if (to_string(s) == a.state) wanted = s;
+  if (!wanted) return fail(ErrorCode::kInvalidArgument, "--state is started, stopped, failed or destroyed");
   constexpr uint64_t kLongest = 10ull * 365 * 86400;
   if (a.timeout_s > kLongest) return fail(ErrorCode::kInvalidArgument, "--timeout is at most ten years");
   COFFER_TRY(const Opened o, open(a));
   catch_interrupts();
-  COFFER_TRY(Agent * agent, o.engine->agent());
-  const auto begin = std::chrono::steady_clock::now();
-  for (;;) {
-    const auto m = o.deployer->machine(o.app, a.words.front());
-    if (!m && !(m.error().code == ErrorCode::kNotFound && a.state == "destroyed"))
-      return std::unexpected(m.error());
-    if (!m) return 0;
-    if (to_string(m->now()) == a.state) {
-      told(a, o, *m, "is " + a.state);
-      return 0;
-    }
-    if (interrupted()) return fail(ErrorCode::kCancelled, "interrupted");
-    if (a.timeout_s && std::chrono::steady_clock::now() - begin > std::chrono::seconds(a.timeout_s))
-      return fail(ErrorCode::kDeadlineExceeded, "Machine " + m->stored.record.name + " is " +
-                                                    std::string(to_string(m->now())) + " after " +
-                                                    std::to_string(a.timeout_s) + " s");
-    // The runtime tells when the instance changes; what others do to the Machine is looked up now and then.
-    constexpr uint64_t kLookNs = 250'000'000;
-    if (m->started()) {
-      if (auto w = agent->wait_change(m->view->state, kLookNs);
-          !w && w.error().code != ErrorCode::kDeadlineExceeded && w.error().code != ErrorCode::kCancelled)
-        return std::unexpected(w.error());
-    } else {
-      pollfd p{interrupt_fd(), POLLIN, 0};
-      ::poll(&p, 1, static_cast<int>(kLookNs / 1'000'000));
-    }
-  }
+  COFFER_TRY(const MachineSummary m,
+             o.control->wait(o.app, a.words.front(), *wanted, a.timeout_s, interrupt_fd()));
+  if (*wanted != State::kDestroyed) told(a, o, m, "is " + a.state);
+  return 0;
 }
 
 }  // namespace coffer::cli

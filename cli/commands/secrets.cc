@@ -98,7 +98,7 @@ void write_names(JsonWriter &j, std::string_view key, const std::vector<std::str
 }
 
 // What a change did, and its roll-out.
-Result<int> finish(Arguments &a, Engine &engine, const App &app, const Written &written,
+Result<int> finish(Arguments &a, Engine &engine, const App &app, const Changes &written,
                    std::string_view reason) {
   std::vector<std::string> changed = written.changed;
   changed.insert(changed.end(), written.removed.begin(), written.removed.end());
@@ -113,10 +113,10 @@ Result<int> finish(Arguments &a, Engine &engine, const App &app, const Written &
     flush_stdout();
   }
   if (!a.stage) {
-    COFFER_TRY(Deployer * deployer, engine.deployer());
-    COFFER_TRY(rolled, deployer->rollout(app, reason, false));
+    COFFER_TRY(Control * control, engine.control());
+    COFFER_TRY(rolled, control->rollout(app, reason, false));
   }
-  const uint64_t version = std::max(written.manifest.version(), rolled.version);
+  const uint64_t version = std::max(written.version, rolled.version);
   if (a.json) {
     JsonWriter j;
     j.begin_object().field("version", version).field("staged", a.stage);
@@ -156,19 +156,19 @@ Result<int> finish(Arguments &a, Engine &engine, const App &app, const Written &
   return 0;
 }
 
-Result<Written> seal_and_write(Engine &engine, App app, const std::vector<NamedValue> &values) {
+Result<Changes> seal_and_write(Engine &engine, App app, const std::vector<NamedValue> &values) {
   constexpr int kMaxTries = 20;
-  COFFER_TRY(const SecretBytes credential, engine.home().digest_credential());
-  COFFER_TRY(Deployer * deployer, engine.deployer());
+  COFFER_TRY(Control * control, engine.control());
+  COFFER_TRY(const SecretBytes digest_key, control->digest_key(app));
   for (int tries = 1;; ++tries) {
-    COFFER_TRY(Sealer sealer, Sealer::create(app.key, credential));
+    COFFER_TRY(Sealer sealer, Sealer::create(app.key, digest_key));
     std::vector<SealedSecret> sealed;
     sealed.reserve(values.size());
     for (const NamedValue &v : values) {
       COFFER_TRY(SealedSecret s, sealer.seal(v.name, v.value));
       sealed.push_back(std::move(s));
     }
-    auto written = deployer->write(app, sealed, {});
+    auto written = control->write(app, sealed, {});
     if (written || written.error().code != ErrorCode::kAborted || tries == kMaxTries) return written;
     // Its key may have been rotated meanwhile: again, for the new one.
     COFFER_TRY(App now, engine.app(app.name()));
@@ -184,7 +184,7 @@ Result<int> secrets_set(Arguments &a) {
   COFFER_TRY(const App app, engine->app());  // a wrong App is told before a value is asked for
   COFFER_TRY(const std::vector<NamedValue> values, gather(a));
   if (!a.stage) catch_interrupts();
-  COFFER_TRY(const Written written, seal_and_write(*engine, app, values));
+  COFFER_TRY(const Changes written, seal_and_write(*engine, app, values));
   return finish(a, *engine, app, written, "secrets set");
 }
 
@@ -206,7 +206,7 @@ Result<int> secrets_import(Arguments &a) {
   values.reserve(entries.size());
   for (DotenvEntry &e : entries) values.push_back({std::move(e.name), std::move(e.value)});
   if (!a.stage) catch_interrupts();
-  COFFER_TRY(const Written written, seal_and_write(*engine, app, values));
+  COFFER_TRY(const Changes written, seal_and_write(*engine, app, values));
   return finish(a, *engine, app, written, "secrets import");
 }
 
@@ -219,17 +219,17 @@ Result<int> secrets_unset(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
   COFFER_TRY(const App app, engine->app());
   if (!a.stage) catch_interrupts();
-  COFFER_TRY(Deployer * deployer, engine->deployer());
-  COFFER_TRY(const Written written, deployer->write(app, {}, names));
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const Changes written, control->write(app, {}, names));
   return finish(a, *engine, app, written, "secrets unset");
 }
 
 Result<int> secrets_list(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
   COFFER_TRY(const App app, engine->app());
-  COFFER_TRY(Deployer * deployer, engine->deployer());
-  COFFER_TRY(const Manifest manifest, deployer->newest(app));
-  COFFER_TRY(const std::vector<SecretView> all, deployer->secrets(app, manifest));
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const Control::Secrets secrets, control->secrets(app));
+  const std::vector<SecretView> &all = secrets.all;
   size_t waiting = 0, partial = 0;
   if (a.json) {
     JsonWriter j;
@@ -270,17 +270,17 @@ Result<int> secrets_deploy(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
   COFFER_TRY(const App app, engine->app());
   catch_interrupts();
-  COFFER_TRY(Deployer * deployer, engine->deployer());
-  COFFER_TRY(const std::vector<MachineStatus> machines, deployer->machines(app));
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const std::vector<MachineSummary> machines, control->machines(app));
   if (machines.empty())
     return fail(ErrorCode::kNotFound, "App " + app.name() + " has no Machines to deploy to",
                 "Create one with `coffer machine run`; it has the newest secrets at once.");
-  Written nothing;
-  COFFER_TRY(nothing.manifest, deployer->newest(app));
-  COFFER_TRY(const std::vector<SecretView> before, deployer->secrets(app, nothing.manifest));
+  COFFER_TRY(const Control::Secrets before, control->secrets(app));
+  Changes nothing;
+  nothing.version = before.version;
   if (!a.json) {
     std::vector<std::string> names;
-    for (const SecretView &s : before)
+    for (const SecretView &s : before.all)
       if (s.status != SecretStatus::kDeployed) names.push_back(s.entry.name);
     print(names.empty() ? "Every started Machine has the newest secrets." : "Deploying: " + joined(names));
     flush_stdout();

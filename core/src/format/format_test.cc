@@ -545,8 +545,8 @@ TEST(ManifestParts, APartHasALargestSizeWhateverTheNames) {
 TEST(ManifestDigest, DependsOnCredentialAppNameAndValueAndOnNothingElse) {
   const SecretBytes credential = secret(std::string(32, 'c')), other = secret(std::string(32, 'd'));
   const AppId app = filled<16>(1);
-  DigestKey key(credential, app), same(credential, app), foreign(other, app),
-      next_app(credential, filled<16>(2));
+  DigestKey key(digest_key(credential, app)), same(digest_key(credential, app)),
+      foreign(digest_key(other, app)), next_app(digest_key(credential, filled<16>(2)));
   const Digest d = key.digest("NAME", secret("value"));
   EXPECT_EQ(key.digest("NAME", secret("value")), d);
   EXPECT_EQ(same.digest("NAME", secret("value")), d);
@@ -624,11 +624,11 @@ TEST(WorkedExample, BytesAreThoseOfTheDocumentation) {
   const Bytes record_bytes = encode(record);
   EXPECT_EQ(hex(record_bytes), documented("record"));
 
-  DigestKey digest_key(SecretBytes::copy_of(filled<32>(0x33)), app_id);
+  DigestKey digests(digest_key(SecretBytes::copy_of(filled<32>(0x33)), app_id));
   const Entry entry{"API_KEY",
                     2,
                     sha256(record_bytes),
-                    digest_key.digest("API_KEY", value),
+                    digests.digest("API_KEY", value),
                     value_flags("API_KEY", value),
                     kCreated,
                     kCreated,

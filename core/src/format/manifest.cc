@@ -110,16 +110,11 @@ Result<HashedHeader> open_header(ByteSpan envelope, std::span<const PublicKey> w
   return HashedHeader{std::move(header), sha256(envelope)};
 }
 
-namespace {
 SecretBytes digest_key(const SecretBytes &credential, const AppId &app) {
   constexpr std::string_view kLabel = "coffer digest v1";
   const Bytes info = Encoder().text(kLabel).bytes(app).take();
   return *hkdf(credential.reveal(), {}, info, 32);  // 32 bytes are always in range
 }
-}  // namespace
-
-DigestKey::DigestKey(const SecretBytes &credential, const AppId &app)
-    : hmac_(digest_key(credential, app).reveal()) {}
 
 Digest DigestKey::digest(std::string_view name, const SecretBytes &value) {
   const Bytes prefix = Encoder().text(name).u32(static_cast<uint32_t>(value.size())).take();

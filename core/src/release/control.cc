@@ -72,9 +72,9 @@ Result<App> LocalControl::create_app(std::string_view name) {
 
 Result<void> LocalControl::destroy_app(const App &app) { return deployer_.destroy_app(app); }
 
-Result<DigestKey> LocalControl::digest_key(const App &app) {
+Result<SecretBytes> LocalControl::digest_key(const App &app) {
   COFFER_TRY(const SecretBytes credential, digest_credential_());
-  return DigestKey(credential, app.id());
+  return coffer::digest_key(credential, app.id());
 }
 
 // ---- secrets ----

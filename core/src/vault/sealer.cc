@@ -5,9 +5,9 @@
 
 namespace coffer {
 
-Result<Sealer> Sealer::create(const AppKeyRecord &key, const SecretBytes &digest_credential) {
+Result<Sealer> Sealer::create(const AppKeyRecord &key, const SecretBytes &digest_key) {
   COFFER_TRY(HpkeSender sender, HpkeSender::setup(key.public_key, seal_info(key.app_id, key.epoch)));
-  return Sealer(key, std::move(sender), DigestKey(digest_credential, key.app_id));
+  return Sealer(key, std::move(sender), DigestKey(digest_key));
 }
 
 Result<SealedSecret> Sealer::seal(std::string_view name, const SecretBytes &value) {

@@ -64,11 +64,13 @@ struct HashedHeader {
 };
 Result<HashedHeader> open_header(ByteSpan envelope, std::span<const PublicKey> writers, const AppId &app);
 
-// First 64 bits of HMAC-SHA256(HKDF(digest credential, app_id), name, value), shown by `list` in place of a
-// value.
+// An App's own, derived from the digest credential: given to whoever may set its secrets.
+SecretBytes digest_key(const SecretBytes &credential, const AppId &app);
+
+// First 64 bits of HMAC-SHA256(digest key, name, value), shown by `list` in place of a value.
 class DigestKey {
  public:
-  DigestKey(const SecretBytes &credential, const AppId &app);
+  explicit DigestKey(const SecretBytes &key) : hmac_(key.reveal()) {}
   Digest digest(std::string_view name, const SecretBytes &value);
 
  private:

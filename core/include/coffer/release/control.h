@@ -53,7 +53,7 @@ class Control {
   virtual Result<App> create_app(std::string_view name) = 0;
   virtual Result<void> destroy_app(const App &) = 0;
   // By which whoever seals says whether a value is the one that is set.
-  virtual Result<DigestKey> digest_key(const App &) = 0;
+  virtual Result<SecretBytes> digest_key(const App &) = 0;
 
   // kAborted: the App's key was rotated since `App` was asked for; seal again.
   virtual Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
@@ -96,7 +96,7 @@ class LocalControl : public Control {
   Result<App> app(std::string_view name) override;
   Result<App> create_app(std::string_view name) override;
   Result<void> destroy_app(const App &) override;
-  Result<DigestKey> digest_key(const App &) override;
+  Result<SecretBytes> digest_key(const App &) override;
   Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
                         const std::vector<std::string> &unset) override;
   Result<Secrets> secrets(const App &) override;

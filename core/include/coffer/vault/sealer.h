@@ -21,7 +21,8 @@ struct SealedSecret {
 // REQUIRES: `key` came out of Vault::app(), which checked who signed it.
 class Sealer {
  public:
-  static Result<Sealer> create(const AppKeyRecord &key, const SecretBytes &digest_credential);
+  // `digest_key`: the App's (manifest.h).
+  static Result<Sealer> create(const AppKeyRecord &key, const SecretBytes &digest_key);
   // kInvalidArgument: the value is over 1 MiB.
   Result<SealedSecret> seal(std::string_view name, const SecretBytes &value);
 
