@@ -172,11 +172,13 @@ void on_interrupt(int) {
 }
 }  // namespace
 
-int interrupt_fd() { return event; }
+int interrupt_fd() {
+  if (event < 0) event = ::eventfd(0, EFD_CLOEXEC);
+  return event;
+}
 
 void catch_interrupts() {
-  if (event >= 0) return;
-  event = ::eventfd(0, EFD_CLOEXEC);
+  interrupt_fd();
   struct sigaction sa{};
   sa.sa_handler = on_interrupt;
   sigaction(SIGINT, &sa, nullptr);

@@ -72,7 +72,7 @@ class Engine {
 Result<std::string> app_name(const Arguments &);
 // "user@host", for manifests and releases.
 std::string who();
-// Readable once the user has asked to stop (Ctrl-C, SIGTERM); -1 before catch_interrupts().
+// Readable once the user has asked to stop (Ctrl-C, SIGTERM), and that is caught.
 int interrupt_fd();
 void catch_interrupts();
 bool interrupted();
