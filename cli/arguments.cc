@@ -115,14 +115,17 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
   CLI::App *c = command(&app, "init", "set up vault, keys and host on this computer",
                         "  coffer init\n  coffer init --storage file\n  coffer init --runtime docker\n"
                         "  coffer init --kms-passphrase-file ~/.coffer-passphrase\n"
-                        "  coffer init --keys /run/coffer-keys/keys.sock --identity 5f1c...");
+                        "  coffer init --keys /run/coffer-keys/keys.sock --identity 5f1c...\n"
+                        "  coffer init --api unix:///run/coffer-api/api.sock --identity 5f1c...");
   c->add_option("--storage", a.storage, "sqlite (default) or file")->type_name("KIND");
   c->add_option("--runtime", a.runtime, "process (default) or docker")->type_name("KIND");
   c->add_option("--kms-passphrase-file", a.kms_passphrase_file, "protect the keys with this passphrase")
       ->type_name("FILE");
   c->add_option("--keys", a.keys_socket, "a key service of its own listens there (coffer-keys --help)")
       ->type_name("SOCKET");
-  c->add_option("--identity", a.identity, "of that key service, as `coffer-keys --init` prints it")
+  c->add_option("--api", a.api_url, "no vault here: an API of its own has it (unix://, http://, https://)")
+      ->type_name("URL");
+  c->add_option("--identity", a.identity, "of the key service, as `coffer-keys --init` prints it")
       ->type_name("HEX");
   command(&app, "doctor", "check every plugin, file and key; say what to do",
           "  coffer doctor\n  coffer doctor -j");

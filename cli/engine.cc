@@ -21,6 +21,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const Arguments &arguments) {
     return fail(ErrorCode::kFailedPrecondition, "a restore of this home was cut off",
                 "Run `coffer vault restore FILE` again: it begins anew.");
   COFFER_TRY(EngineConfig config, read_engine_config(home.engine_file()));
+  if (const char *url = std::getenv("COFFER_API"); url && *url) config.api.url = url;
   return std::unique_ptr<Engine>(new Engine(arguments, std::move(home), std::move(config)));
 }
 

@@ -113,13 +113,23 @@ Result<void> Home::pin(const PublicKey &identity) const {
 
 Result<SecretBytes> Home::key(std::string_view name) const { return read_key_file(dir() / name); }
 
+Result<void> Home::create_client() const {
+  COFFER_CHECK(make_folder(dir()));
+  for (const char *name : {"pins", "client"}) COFFER_CHECK(make_folder(dir() / name));
+  return {};
+}
+
+Result<PublicKey> Home::identity() const {
+  COFFER_TRY(const auto pinned, read_pins(dir() / "pins/identity"));
+  return pinned.front();
+}
+
 Result<std::vector<PublicKey>> Home::writers() const { return read_pins(dir() / "pins/writers"); }
 
 Result<Pins> Home::pins() const {
   Pins out;
   COFFER_TRY(out.writers, writers());
-  COFFER_TRY(const auto identity, read_pins(dir() / "pins/identity"));
-  out.identity = identity.front();
+  COFFER_TRY(out.identity, identity());
   return out;
 }
 

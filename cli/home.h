@@ -7,6 +7,9 @@
 //   audit/api.log  audit/keys.log                      what was done and refused, one JSON line each
 //   restore.pending                                    a restore that is not complete
 //   client/seen                                        NAME APP_ID EPOCH: what this client has seen
+// In server mode each daemon has a home with its own part of it; a user's has engine.toml, pins/identity,
+// client/ and
+//   user.token                                         what the API is asked with
 #ifndef COFFER_CLI_HOME_H
 #define COFFER_CLI_HOME_H
 
@@ -28,6 +31,7 @@ class Home {
 
   // Makes folders and keys that are not there yet; what is there stays.
   Result<void> create() const;
+  Result<void> create_client() const;  // of server mode: pins/ and client/ only
   Result<void> write_engine(std::string_view text) const;
   Result<void> pin(const PublicKey &identity) const;
 
@@ -37,7 +41,8 @@ class Home {
   Result<SecretBytes> token_root() const { return key("api/token.root"); }
   std::filesystem::path revoked_tokens() const { return dir() / "api/token.revoked"; }
   Result<Pins> pins() const;
-  // Of the pins: whose manifests and launch specs count.
+  // Of the pins: the key service, and whose manifests and launch specs count.
+  Result<PublicKey> identity() const;
   Result<std::vector<PublicKey>> writers() const;
   std::filesystem::path audit_log(std::string_view service) const {
     return dir() / "audit" / (std::string(service) + ".log");

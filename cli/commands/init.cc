@@ -81,10 +81,7 @@ Result<std::string> engine_text(const Arguments &a) {
 
 // Of a key service elsewhere: what its administrator said, or what is pinned already.
 Result<PublicKey> given_identity(const Arguments &a, const Home &home) {
-  if (a.identity.empty()) {
-    COFFER_TRY(const Pins pins, home.pins());
-    return pins.identity;
-  }
+  if (a.identity.empty()) return home.identity();
   const auto bytes = unhex(a.identity);
   if (!bytes || bytes->size() != 32)
     return fail(ErrorCode::kInvalidArgument, "--identity: expected 64 hex digits",
@@ -92,15 +89,53 @@ Result<PublicKey> given_identity(const Arguments &a, const Home &home) {
   return to_array<32>(*bytes);
 }
 
+// A home from which Coffer is used through an API: it has no key and no store.
+Result<int> init_client(const Arguments &a, const Home &home) {
+  if (a.identity.empty())
+    return fail(ErrorCode::kInvalidArgument, "--api needs --identity",
+                "`coffer-keys --init` prints it, on the host of the key service.");
+  if (!a.storage.empty() || !a.runtime.empty() || !a.kms_passphrase_file.empty() || !a.keys_socket.empty())
+    return fail(ErrorCode::kInvalidArgument, "--api goes with --identity and nothing else");
+  if (!plain(a.api_url))
+    return fail(ErrorCode::kInvalidArgument, "--api: the URL holds a character that engine.toml cannot");
+  if (std::filesystem::exists(home.engine_file()))
+    return fail(ErrorCode::kAlreadyExists,
+                "Coffer is set up already: " + home.engine_file().string() + " exists", "Edit that file.");
+  COFFER_TRY(const PublicKey identity, given_identity(a, home));
+  COFFER_CHECK(home.create_client());
+  COFFER_CHECK(home.pin(identity));
+  COFFER_CHECK(home.write_engine(
+      "# Where the API is.  pins/identity: the key service that is trusted to name Apps' keys.\n"
+      "[api]\nurl = \"" +
+      a.api_url + "\"\n"));
+  const std::filesystem::path token = home.dir() / "user.token";
+  if (a.json) {
+    JsonWriter j;
+    j.begin_object()
+        .field("home", home.dir().string())
+        .field("api", a.api_url)
+        .field("created", true)
+        .end_object();
+    print_json(j);
+  } else {
+    print("Coffer is set up in " + home.dir().string() + ", for the API at " + a.api_url);
+    print("Next: put your token into " + token.string() +
+          " (mode 0600), or into COFFER_TOKEN.\nWho administers the API makes one with `coffer token create "
+          "NAME`.");
+  }
+  return 0;
+}
+
 }  // namespace
 
 Result<int> init(Arguments &a) {
+  const Home home = Home::place(a.engine);
+  if (!a.api_url.empty()) return init_client(a, home);
   if (a.keys_socket.empty() != a.identity.empty())
     return fail(ErrorCode::kInvalidArgument, "--keys and --identity belong together");
   if (!a.keys_socket.empty() && !a.kms_passphrase_file.empty())
     return fail(ErrorCode::kInvalidArgument,
                 "--kms-passphrase-file is for a key service of one's own, not for --keys");
-  const Home home = Home::place(a.engine);
   const bool fresh = !std::filesystem::exists(home.engine_file());
   COFFER_TRY(const std::string text, engine_text(a));
   if (!fresh &&

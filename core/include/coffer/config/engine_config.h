@@ -14,7 +14,7 @@ namespace coffer {
 // [api]: of coffer-api where it listens, of everybody else where it is.
 struct ApiConfig {
   std::string url;                   // "unix:///path", "http://127.0.0.1:PORT" or "https://HOST[:PORT]"
-  std::filesystem::path token_file;  // a user token; empty: api/user.token beside the engine config
+  std::filesystem::path token_file;  // a user token; empty: user.token beside the engine config
   std::filesystem::path ca;          // of https; empty: the system's
   std::filesystem::path socket;      // coffer-api: a unix socket
   std::string listen;                // coffer-api: "127.0.0.1:PORT"; elsewhere TLS is needed
