@@ -1,12 +1,16 @@
 #!/bin/bash
-# workflow_test.sh COFFER STORAGE [RUNTIME IMAGE]: the main job from init to destroy, and the vault moved to the other
-# storage and back.  The same commands whatever the backends: only `init` is told which.
+# workflow_test.sh COFFER STORAGE [RUNTIME IMAGE [SERVER_UP]]: the main job from init to destroy, and the vault moved to
+# the other storage and back.  The same commands whatever the backends: only `init` is told which.  With SERVER_UP the
+# daemons do the work, and what only embedded mode has is left out.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 begin "$1"
 storage=$2
 runtime=${3:-process}
 image=${4:-host}
+server_up=${5:-}
+[ -z "$server_up" ] || [ "$(id -u)" = 0 ] || exit 77
+embedded() { [ -z "$server_up" ]; }
 case $storage in sqlite) other=file ;; file) other=sqlite ;; *) exit 2 ;; esac
 guest=$WORK/guest # where files appear in a Machine
 
@@ -19,11 +23,20 @@ inside_file() { coffer machine exec -a web "$1" -- cat "$2" </dev/null; }
 bytes() { od -An -v -tx1 | tr -d '\n'; }
 
 step "init, Apps"
-ok coffer init --storage "$storage" --runtime "$runtime"
-expect_code 4 coffer init --storage "$storage"
-ok coffer init
-ok coffer doctor -j
-json 'all(.[]; .ok)'
+if embedded; then
+  ok coffer init --storage "$storage" --runtime "$runtime"
+  expect_code 4 coffer init --storage "$storage"
+  ok coffer init
+  ok coffer doctor -j
+  json 'all(.[]; .ok)'
+else
+  chmod 755 "$WORK"
+  COFFER_BIN=$(dirname "$(realpath "$1")")
+  export COFFER_BIN COFFER_HOME=$WORK/server/user
+  at_end() { "$server_up" stop "$WORK/server"; }
+  ok "$server_up" start "$WORK/server" --storage "$storage" --runtime "$runtime"
+  expect_code 4 coffer doctor
+fi
 ok coffer apps list -j
 json '. == []'
 ok coffer apps create web
@@ -88,9 +101,9 @@ for name in "${!value[@]}"; do [ "$name" = FIRST ] || bind+=(--file "$guest/$nam
 ok coffer secrets set -a web --stage ROTATED=r1
 ok coffer machine run -a web --name one -e PLAIN=plain -e FIRST=plain --file "$guest/BINARY=BINARY:0440" -j "$image" -- \
   sh -c 'base64 </proc/self/environ; echo ready >&2; exec sleep 1000000'
-json 'keys == ["created_at", "id", "image", "instance_id", "name", "release", "runtime", "secrets_version", "state", "updated_at"]'
-json --arg i "$image" --arg r "runtime-$runtime" \
-  '.name == "one" and .state == "started" and .image == $i and .runtime == $r and .release > 0 and (.instance_id | length) > 0'
+json 'del(.runtime) | keys == ["created_at", "id", "image", "instance_id", "name", "release", "secrets_version", "state", "updated_at"]'
+json --arg i "$image" '.name == "one" and .state == "started" and .image == $i and .release > 0 and (.instance_id | length) > 0'
+if embedded; then json --arg r "runtime-$runtime" '.runtime == $r'; fi
 grep -q 'Warning: .*FIRST' "$OUTPUTS/err" || failed "no warning of the variable that is given twice"
 id=$(machine one id)
 for name in "${!value[@]}"; do
@@ -131,11 +144,15 @@ expect_code 7 coffer machine exec -a web one -- sh -c 'exit 7'
 ok coffer machine exec -a web one -- sh -c 'cat; echo out; echo err >&2' < <(printf in)
 same inout "$(out)"
 same err "$(err)"
-ok coffer run -a web --only FIRST,QUOTES -- sh -c 'printf %s "$FIRST$QUOTES"; test -z "${THIRD+x}"'
-same "one${value[QUOTES]}" "$(out)"
-expect_code 5 coffer run -a web --only FIRST -- sh -c 'exit 5'
-expect_code 127 coffer run -a web --only FIRST -- /no/such/command
-expect_code 3 coffer run -a web --only MISSING -- true
+if embedded; then
+  ok coffer run -a web --only FIRST,QUOTES -- sh -c 'printf %s "$FIRST$QUOTES"; test -z "${THIRD+x}"'
+  same "one${value[QUOTES]}" "$(out)"
+  expect_code 5 coffer run -a web --only FIRST -- sh -c 'exit 5'
+  expect_code 127 coffer run -a web --only FIRST -- /no/such/command
+  expect_code 3 coffer run -a web --only MISSING -- true
+else
+  expect_code 4 coffer run -a web -- true
+fi
 ok coffer machine run -a web --name ends "${bind[@]}" "$image" -- sh -c 'echo line 1; echo line 2; echo line 3; exit 3'
 ok coffer machine wait -a web ends --state failed --timeout 20
 ok coffer machine status -a web ends -j
@@ -314,9 +331,11 @@ ok coffer machine run -a web "${sleeps[@]}"
 says_not 'coffer agent'
 ok coffer machine destroy -a web worker --force
 ok coffer machine run -a web --restart always "${sleeps[@]}"
-says 'no `coffer agent` runs'
-ok coffer machine destroy -a web worker --force
-ok flock -o "$COFFER_HOME/host/agent.lock" coffer machine run -a web --restart always "${sleeps[@]}"
+if embedded; then
+  says 'no `coffer agent` runs'
+  ok coffer machine destroy -a web worker --force
+  ok flock -o "$COFFER_HOME/host/agent.lock" coffer machine run -a web --restart always "${sleeps[@]}"
+fi
 says_not 'coffer agent'
 ok coffer machine destroy -a web worker --force
 ok coffer machine run -a web --entrypoint "sh -c 'echo \"\$0 \$1\"'" --name worker --file "$guest/BINARY=BINARY" "$image" -- 'a b' c
@@ -325,7 +344,6 @@ ok coffer machine logs -a web worker
 same 'a b c' "$(out)"
 ok coffer machine destroy -a web worker
 
-step "the vault moves to the other storage and back"
 ok coffer secrets deploy -a web
 migrate() { # STORAGE PATH
   local before after
@@ -353,17 +371,22 @@ migrate() { # STORAGE PATH
   ok coffer secrets set -a web ROTATED="in $1"
   same "in $1" "$(inside_env one ROTATED)"
 }
-migrate "$other" moved-1
-migrate "$storage" moved-2
+if embedded; then
+  step "the vault moves to the other storage and back"
+  migrate "$other" moved-1
+  migrate "$storage" moved-2
+fi
 
 step "destroy"
 expect_code 130 coffer apps destroy web </dev/null
 ok coffer machine destroy -a web two --force
 app=$(field '.[0].id' apps list)
+state=$COFFER_HOME # of the runtime
+embedded || state=$WORK/server/agent/machines
 # What there is of the App's Machines, whatever runs them.
 left_of_machines() {
   case $runtime in
-    process) processes_of "$COFFER_HOME" ;;
+    process) processes_of "$state" ;;
     docker) docker ps -aq --filter "label=coffer.app=$app" ;;
   esac
 }
@@ -371,8 +394,8 @@ left_of_machines() {
 ok coffer apps destroy web -y
 expect_code 3 coffer secrets list -a web
 same "" "$(left_of_machines)" "what the App's Machines left"
-same "" "$(processes_of "$COFFER_HOME")" "processes after the App was destroyed"
-same "" "$(find "$COFFER_HOME/machines" -mindepth 1 ! -name .lock)" "what Machines left in COFFER_HOME"
+same "" "$(processes_of "$state")" "processes after the App was destroyed"
+same "" "$(find "$WORK"/*/machines "$WORK"/server/agent/machines -mindepth 1 ! -name .lock 2>/dev/null)" "what Machines left"
 ok coffer apps create web
 ok coffer secrets list -a web -j
 json '. == []'
