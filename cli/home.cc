@@ -133,6 +133,21 @@ Result<Pins> Home::pins() const {
   return out;
 }
 
+Result<void> Home::lock_host() const {
+  const std::string file = (dir() / "host/agent.lock").string();
+  const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0)
+    return fail(errno == EACCES ? ErrorCode::kPermissionDenied : ErrorCode::kUnavailable,
+                "cannot open " + file + ": " + std::strerror(errno));
+  // More than once: who only asks whether an agent runs (Home::agent_runs) has it for a moment, too.
+  for (int tries = 0; tries < 10; ++tries) {
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return {};
+    ::usleep(10'000);
+  }
+  return fail(ErrorCode::kFailedPrecondition, "an agent runs already for " + dir().string(),
+              "Stop that one first, or leave it: one is enough.");
+}
+
 bool Home::agent_runs() const {
   const int fd = ::open((dir() / "host/agent.lock").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (fd < 0) return false;

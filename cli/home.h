@@ -48,6 +48,8 @@ class Home {
     return dir() / "audit" / (std::string(service) + ".log");
   }
 
+  // For the life of the process: nobody else watches this home's Machines.
+  Result<void> lock_host() const;
   // A `coffer agent` watches this home's Machines: it holds a lock on host/agent.lock.
   bool agent_runs() const;
 

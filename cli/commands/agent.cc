@@ -1,6 +1,5 @@
 // coffer agent: the daemon that keeps this host's Machines as they are wanted, and its systemd unit.
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -20,22 +19,6 @@ namespace coffer::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Held for the life of the process.
-Result<void> lock_host(const Home &home) {
-  const std::string file = (home.dir() / "host/agent.lock").string();
-  const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd < 0)
-    return fail(errno == EACCES ? ErrorCode::kPermissionDenied : ErrorCode::kUnavailable,
-                "cannot open " + file + ": " + std::strerror(errno));
-  // More than once: who only asks whether an agent runs (Home::agent_runs) has it for a moment, too.
-  for (int tries = 0; tries < 10; ++tries) {
-    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) return {};
-    ::usleep(10'000);
-  }
-  return fail(ErrorCode::kFailedPrecondition, "an agent runs already for " + home.dir().string(),
-              "Stop that one first, or leave it: one is enough.");
-}
 
 // ---- the unit ----
 
@@ -183,7 +166,7 @@ Result<int> agent(Arguments &a) {
   if (!a.quiet) set_log_level(a.verbose ? LogLevel::kDebug : LogLevel::kInfo);
   a.quiet = true;  // steps of a boot are not for a journal; --verbose shows them
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_CHECK(lock_host(engine->home()));
+  COFFER_CHECK(engine->home().lock_host());
   catch_interrupts();
   COFFER_TRY(Vault * vault, engine->vault());
   COFFER_TRY(Agent * host, engine->agent());

@@ -39,7 +39,14 @@ State from_runtime(uint32_t state) {
 
 }  // namespace
 
+Agent::Agent(Config config) : config_(std::move(config)) {
+  if (!config_.owner) config_.owner = std::make_shared<const std::string>(process_identity());
+}
 Agent Agent::create(Config config) { return Agent(std::move(config)); }
+
+bool Agent::busy(const MachineState &m) const {
+  return m.lease_owner != *config_.owner && process_alive(m.lease_owner);
+}
 
 std::pair<std::string, std::string> Agent::label() const {
   return {"coffer.host", hex(std::span(host()).first<8>())};
@@ -101,8 +108,7 @@ Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *fi
       return fail(ErrorCode::kNotFound, "Machine " + machine + " is not on this host",
                   "See `coffer machine list`.");
     }
-    const std::string &owner = held.state.lease_owner;
-    if (!owner.empty() && owner != process_identity() && process_alive(owner)) {
+    if (busy(held.state)) {
       if (cancelled())
         return fail(ErrorCode::kCancelled, "interrupted while another coffer changes Machine " + machine);
       if (patience == Patience::kNone || std::chrono::steady_clock::now() > give_up)
@@ -112,7 +118,7 @@ Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *fi
       std::this_thread::sleep_for(kLeasePoll);
       continue;
     }
-    held.state.lease_owner = process_identity();
+    held.state.lease_owner = *config_.owner;
     held.state.lease_attempt += 1;
     held.state.lease_until_ms = now_ms() + kLeaseMs;
     Batch b;
@@ -218,7 +224,7 @@ Result<void> Agent::reserve(const AppId &app, std::string_view app_name, const s
   m.app = app_name;
   m.machine = machine;
   m.name = name;
-  m.lease_owner = process_identity();
+  m.lease_owner = *config_.owner;
   m.lease_until_ms = now_ms() + kLeaseMs;
   Batch b;
   b.require_absent(machine).put(machine, encode(m));
@@ -354,7 +360,7 @@ Result<MachineView> Agent::view(const MachineState &m) const {
   v.now = m.state;
   v.message = m.message;
   v.cut_off = cut_off(m);
-  v.busy = m.lease_owner != process_identity() && m.owner_alive;
+  v.busy = m.owner_alive && busy(m);
   if (!m.current || m.current->handle.empty()) return v;
   COFFER_TRY(const Runtime *rt, runtime());
   COFFER_TRY(const InstanceStatus s, rt->inspect(m.current->handle));

@@ -21,10 +21,6 @@ constexpr auto kShutdown = 30s;  // what ended so shortly before the platform wa
 constexpr auto kRetry = 2s;      // of a look at everything that failed
 constexpr auto kLongestReopen = 5s;
 
-bool busy(const MachineState &s) {
-  return !s.lease_owner.empty() && s.lease_owner != process_identity() && process_alive(s.lease_owner);
-}
-
 bool runs(const InstanceStatus &i) {
   return i.state == COFFER_M_STARTED || i.state == COFFER_M_STARTING || i.state == COFFER_M_STOPPING;
 }
@@ -102,7 +98,7 @@ Result<void> Reconciler::sweep() {
       const auto is = [&](const auto &record) { return record && record->instance_id == i.instance_id; };
       const bool its = std::ranges::find(i.labels, std::pair<std::string, std::string>(
                                                        "coffer.machine", s.machine)) != i.labels.end();
-      return is(s.current) || is(s.pending) || (its && busy(s));
+      return is(s.current) || is(s.pending) || (its && config_.agent->busy(s));
     });
     if (known || cancelled()) continue;
     log(LogLevel::kWarn, "agent",
@@ -129,8 +125,8 @@ void Reconciler::tidy(const std::vector<MachineState> &states,
   // What only needs its lease taken once: instances that could not be removed, and a lease of ours that could
   // not be given back.
   for (const MachineState &s : states) {
-    const bool ours = s.lease_owner == process_identity();
-    if ((s.leftovers.empty() && !ours) || busy(s) || cancelled()) continue;
+    const bool ours = !s.lease_owner.empty() && s.owner_alive && !config_.agent->busy(s);
+    if ((s.leftovers.empty() && !ours) || config_.agent->busy(s) || cancelled()) continue;
     if (const auto cleared = config_.agent->finish_cut_off(s.machine);
         !cleared && cleared.error().code != ErrorCode::kNotFound)
       complain(s, cleared.error());
@@ -175,7 +171,7 @@ Result<void> Reconciler::glance() {
     return std::ranges::none_of(states, [&](const MachineState &s) { return s.machine == m.first; });
   });
   const auto cut_off = [&](const MachineState &s) {
-    if (busy(s)) return false;
+    if (config_.agent->busy(s)) return false;
     // A command lets go of the lease between its announcement and its deed, for a moment.
     const bool announced = s.pending || s.state == State::kStarting || s.state == State::kStopping;
     return !s.lease_owner.empty() || !s.leftovers.empty() ||
@@ -186,7 +182,8 @@ Result<void> Reconciler::glance() {
     COFFER_TRY(states, config_.agent->states());
   }
   for (const MachineState &s : states)
-    if (machines_[s.machine].updated_ms != s.updated_ms && !busy(s) && !cancelled()) changed(s.machine);
+    if (machines_[s.machine].updated_ms != s.updated_ms && !config_.agent->busy(s) && !cancelled())
+      changed(s.machine);
   return {};
 }
 
@@ -223,7 +220,7 @@ Reconciler::Time Reconciler::tend() {
 
 Result<void> Reconciler::look(const MachineState &before, Watched &w) {
   w.wrong = false;
-  if (busy(before)) {
+  if (config_.agent->busy(before)) {
     w.unseen = false;  // whatever that process leaves: it was there
     return {};
   }

@@ -46,4 +46,31 @@ std::string base64(ByteSpan bytes) {
   return out;
 }
 
+std::optional<Bytes> unbase64(std::string_view text) {
+  const auto digit = [](char c) {
+    return c >= 'A' && c <= 'Z'   ? c - 'A'
+           : c >= 'a' && c <= 'z' ? c - 'a' + 26
+           : c >= '0' && c <= '9' ? c - '0' + 52
+           : c == '+'             ? 62
+           : c == '/'             ? 63
+                                  : -1;
+  };
+  if (text.size() % 4 != 0) return std::nullopt;
+  Bytes out;
+  out.reserve(text.size() / 4 * 3);
+  for (size_t at = 0; at < text.size(); at += 4) {
+    const bool last = at + 4 == text.size();
+    const size_t padding = !last || text[at + 3] != '=' ? 0 : text[at + 2] != '=' ? 1 : 2;
+    uint32_t bits = 0;
+    for (size_t i = 0; i < 4; ++i) {
+      const int d = i >= 4 - padding ? 0 : digit(text[at + i]);
+      if (d < 0) return std::nullopt;
+      bits = bits << 6 | static_cast<uint32_t>(d);
+    }
+    if (bits & ((1u << 8 * padding) - 1)) return std::nullopt;  // bits that no byte has
+    for (size_t i = 0; i < 3 - padding; ++i) out.push_back(static_cast<uint8_t>(bits >> (16 - 8 * i)));
+  }
+  return out;
+}
+
 }  // namespace coffer

@@ -7,12 +7,15 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <mutex>
+#include <set>
 
 namespace coffer {
 namespace {
@@ -77,7 +80,40 @@ const std::string &process_identity() {
   return identity;
 }
 
+namespace {
+struct Workers {
+  std::mutex mutex;
+  std::set<std::string, std::less<>> alive;
+};
+Workers &workers() {
+  static Workers all;
+  return all;
+}
+}  // namespace
+
+std::shared_ptr<const std::string> worker_identity() {
+  static std::atomic<uint64_t> count{0};
+  const auto retire = [](const std::string *name) {
+    {
+      const std::lock_guard lock(workers().mutex);
+      workers().alive.erase(*name);
+    }
+    delete name;
+  };
+  std::shared_ptr<const std::string> out(new std::string(process_identity() + "+" + std::to_string(++count)),
+                                         retire);
+  const std::lock_guard lock(workers().mutex);
+  workers().alive.insert(*out);
+  return out;
+}
+
 bool process_alive(std::string_view identity) {
+  if (const size_t plus = identity.find('+'); plus != identity.npos) {
+    const std::string_view process = identity.substr(0, plus);
+    if (process != process_identity()) return process_alive(process);
+    const std::lock_guard lock(workers().mutex);
+    return workers().alive.contains(identity);
+  }
   const size_t a = identity.find(':'), b = identity.rfind(':');
   if (a == std::string_view::npos || a == b) return false;
   const std::string_view pid = identity.substr(a + 1, b - a - 1);

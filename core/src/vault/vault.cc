@@ -144,6 +144,7 @@ Result<App> Vault::app(std::string_view name) const {
     const auto payload = open_signed(key->value, kAppKeyLabel, {&pins_.identity, 1});
     if (!payload) return std::unexpected(Error(payload.error()).in("App key record"));
     COFFER_TRY(out.key, decode_app_key(*payload));
+    out.signed_key = key->value;
     out.key_revision = key->revision;
     if (out.key.name != name || out.key.app_id != out.id())
       return fail(ErrorCode::kDataLoss, "App key record belongs to another App");

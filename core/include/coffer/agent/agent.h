@@ -27,6 +27,8 @@ class Agent : public MachineHost {
     PublicKey identity{};      // of the key service
     BootKeys *keys = nullptr;  // REQUIRES: outlives the agent
     int cancel_fd = -1;        // readable: end soon, in a clean state
+    // Whose leases are ours: another one for each of several agents of one process (worker_identity()).
+    std::shared_ptr<const std::string> owner = {};
     std::function<void(std::string_view machine, std::string_view step)> progress;
     std::function<void(std::string_view line)> image_progress;
   };
@@ -65,11 +67,13 @@ class Agent : public MachineHost {
   // The label by which the instances of this host are found again, whatever folder its state lies in.
   std::pair<std::string, std::string> label() const;
   Result<const Runtime *> runtime() const;
+  // Another one than this is at work with the Machine.
+  bool busy(const MachineState &) const;
 
  private:
   struct Held;  // a Machine whose lease is ours
   struct Plan;  // what goes where
-  explicit Agent(Config config) : config_(std::move(config)) {}
+  explicit Agent(Config config);
   Result<const Storage *> store() const;
   Result<const std::vector<Injector> *> injectors() const;
   enum class Patience { kWait, kNone };  // with another process that has the lease

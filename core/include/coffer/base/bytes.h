@@ -24,6 +24,7 @@ inline std::string_view as_text(ByteSpan b) { return {reinterpret_cast<const cha
 std::string hex(ByteSpan bytes);                    // lower case
 std::optional<Bytes> unhex(std::string_view text);  // lower case only; nullopt otherwise
 std::string base64(ByteSpan bytes);                 // RFC 4648, section 4, padded
+std::optional<Bytes> unbase64(std::string_view text);  // of exactly that form; nullopt otherwise
 
 // Fixed-size view -> array.  REQUIRES: bytes.size() == N.
 template <size_t N>

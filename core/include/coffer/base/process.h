@@ -2,6 +2,7 @@
 #ifndef COFFER_BASE_PROCESS_H
 #define COFFER_BASE_PROCESS_H
 
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -19,7 +20,10 @@ void notify_service_manager(std::string_view state);
 
 // Who a process is, beyond its pid: "BOOT_ID:PID:START_TIME", which is never used again.
 const std::string &process_identity();
-// Does that process live on this host?  Another boot id, a free pid or another start time: no.
+// One of several that work in this process at once: "BOOT_ID:PID:START_TIME+N".  Dead when the last copy of
+// the pointer has gone.
+std::shared_ptr<const std::string> worker_identity();
+// Does that process, or worker, live on this host?  Another boot id, a free pid or another start time: no.
 bool process_alive(std::string_view identity);
 
 }  // namespace coffer

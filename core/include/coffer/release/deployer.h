@@ -46,7 +46,7 @@ struct Rotated {
   std::vector<std::string> warnings;
 };
 
-enum class SecretStatus { kDeployed, kStaged, kPartial, kRemoved };
+enum class SecretStatus { kDeployed, kStaged, kPartial, kRemoved, kUnknown };  // kUnknown: the host is away
 std::string_view to_string(SecretStatus);
 
 struct SecretView {

@@ -25,6 +25,7 @@ struct Pins {
 struct App {
   AppEntry entry;
   AppKeyRecord key;
+  Bytes signed_key;           // as the key service signed it
   uint64_t key_revision = 0;  // of the key record, as it was read
   const std::string &name() const { return entry.name; }
   const AppId &id() const { return entry.app_id; }

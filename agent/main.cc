@@ -1,0 +1,320 @@
+// coffer-agent: boots, watches and destroys the Machines of its host, as the APIs order that it dials. Beside
+// the sessions one thread keeps running what ran, also while no API is there.
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <csignal>
+#include <cstdio>
+#include <list>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#include "../cli/files.h"
+#include "../cli/home.h"
+#include "../cli/output.h"
+#include "coffer/agent/kept_orders.h"
+#include "coffer/base/log.h"
+#include "coffer/base/process.h"
+#include "coffer/config/engine_config.h"
+#include "coffer/keys/key_socket.h"
+#include "server/http/client.h"
+#include "server/http/session.h"
+
+namespace {
+
+using namespace coffer;
+using namespace std::chrono_literals;
+
+constexpr char kHelp[] =
+    "coffer-agent: runs the Machines of this host, as coffer-api orders.\n"
+    "\n"
+    "  coffer-agent [--engine FILE] [--verbose]    runs until SIGTERM; the Machines go on\n"
+    "  coffer-agent --help | --version\n"
+    "\n"
+    "FILE is the engine config, COFFER_HOME/engine.toml without the option:\n"
+    "\n"
+    "  [agent]\n"
+    "  api = [\"unix:///run/coffer-api/api.sock\"]   # or http://127.0.0.1:PORT, https://HOST\n"
+    "  [keys]\n"
+    "  socket = \"/run/coffer-keys/keys.sock\"\n"
+    "  [runtime]\n"
+    "  plugin = \"runtime-docker\"\n"
+    "\n"
+    "Beside it, from `coffer init --keys SOCKET --identity HEX`: host/host.key, pins/identity, and "
+    "pins/writers, in\n"
+    "which the writers of the APIs are named.  Before the first start: coffer host join NAME.\n";
+
+constexpr auto kShortestPause = 100ms, kLongestPause = 5000ms;
+
+struct Host {
+  cli::Home home;
+  EngineConfig config;
+  Pins pins;
+  SecretBytes seed;
+
+  // For one thread.  `keys` outlives it.
+  Result<Agent> agent(BootKeys &keys, int stop_fd, std::shared_ptr<const std::string> owner) const {
+    COFFER_TRY(SigningKey host_key, SigningKey::from_seed(seed.reveal()));
+    return Agent::create({.open_store = [this] { return Storage::open(config.agent_storage); },
+                          .open_runtime = [this] { return Runtime::open(config.runtime); },
+                          .open_injectors = [this]() -> Result<std::vector<Injector>> {
+                            std::vector<Injector> all;
+                            for (const PluginConfig &p : config.injectors) {
+                              COFFER_TRY(Injector injector, Injector::open(p));
+                              all.push_back(std::move(injector));
+                            }
+                            return all;
+                          },
+                          .host_key = std::move(host_key),
+                          .writers = pins.writers,
+                          .identity = pins.identity,
+                          .keys = &keys,
+                          .cancel_fd = stop_fd,
+                          .owner = std::move(owner),
+                          .progress = {},
+                          .image_progress = {}});
+  }
+};
+
+// The sessions with one API: always one that is not used yet.
+class Sessions {
+ public:
+  Sessions(const Host &host, std::string url, int stop_fd)
+      : host_(host), url_(std::move(url)), stop_fd_(stop_fd), dialler_([this] { dial(); }) {}
+  ~Sessions() {
+    {
+      const std::lock_guard lock(mutex_);
+      ends_ = true;
+      for (const Session &s : sessions_)
+        if (s.fd >= 0) ::shutdown(s.fd, SHUT_RDWR);
+    }
+    changed_.notify_all();
+    dialler_.join();
+    for (Session &s : sessions_) s.thread.join();
+  }
+
+ private:
+  struct Session {
+    int fd = -1;  // of its link while it lasts
+    bool done = false;
+    std::thread thread;
+  };
+
+  bool stopped_within(std::chrono::milliseconds time) const {
+    pollfd p{stop_fd_, POLLIN, 0};
+    return ::poll(&p, 1, static_cast<int>(time.count())) > 0;
+  }
+
+  Result<std::unique_ptr<http::Duplex>> connect(http::Client &client) const {
+    http::Call call;
+    call.target = std::string(http::kSessionPath);
+    call.cancel_fd = stop_fd_;
+    http::Answer refused;
+    COFFER_TRY(std::unique_ptr<http::Duplex> connection, client.upgrade(call, refused));
+    if (!connection)
+      return fail(ErrorCode::kUnavailable,
+                  "the API at " + url_ + " answered with status " + std::to_string(refused.status));
+    COFFER_TRY(const SigningKey key, SigningKey::from_seed(host_.seed.reveal()));
+    COFFER_CHECK(http::say_hello(*connection, key));
+    return connection;
+  }
+
+  void dial() {
+    auto client = http::Client::open({.url = url_, .ca_file = host_.config.agent_ca.string()});
+    if (!client) return log(LogLevel::kError, "agent", client.error().message);
+    auto pause = kShortestPause;
+    std::string said;
+    for (;;) {
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [&] { return spares_ == 0 || ends_; });
+        if (ends_) return;
+        std::erase_if(sessions_, [](Session &s) {
+          if (!s.done) return false;
+          s.thread.join();
+          return true;
+        });
+        ++spares_;
+      }
+      const auto begin = std::chrono::steady_clock::now();
+      auto connection = connect(**client);
+      if (connection) {
+        if (std::exchange(said, {}) != "") log(LogLevel::kInfo, "agent", "the API at " + url_ + " is back");
+        log(LogLevel::kDebug, "agent", "takes orders of " + url_);
+        if (!std::exchange(connected_, true)) log(LogLevel::kInfo, "agent", "takes orders of " + url_);
+        const std::lock_guard lock(mutex_);
+        Session &s = sessions_.emplace_back();
+        s.thread = std::thread([this, &s, c = *std::move(connection)]() mutable { run(s, std::move(c)); });
+        // One that ends at once was turned away: not again at once.
+        pause = kShortestPause;
+      } else {
+        if (stopped_within(0ms)) return;
+        if (std::exchange(said, connection.error().message) != connection.error().message)
+          log(LogLevel::kWarn, "agent", connection.error().message + "; dialling again");
+        end_spare();
+        if (stopped_within(pause)) return;
+        pause = std::min<std::chrono::milliseconds>(2 * pause, kLongestPause);
+      }
+      if (std::chrono::steady_clock::now() - begin < 5ms && stopped_within(5ms)) return;
+    }
+  }
+
+  void end_spare() {
+    {
+      const std::lock_guard lock(mutex_);
+      --spares_;
+    }
+    changed_.notify_all();
+  }
+
+  void run(Session &session, std::unique_ptr<http::Duplex> connection) {
+    if (auto pair = MessageSocket::pair()) {
+      std::thread carrier(
+          [&, end = std::move(pair->second)]() mutable { http::carry(*connection, std::move(end)); });
+      {
+        const std::lock_guard lock(mutex_);
+        session.fd = pair->first.fd();
+        if (ends_) ::shutdown(session.fd, SHUT_RDWR);
+      }
+      pollfd used{pair->first.fd(), POLLIN, 0};
+      while (::poll(&used, 1, -1) < 0) {
+      }
+      const bool turned_away = !connected_for_use(pair->first.fd());
+      if (turned_away) (void)stopped_within(kShortestPause);
+      end_spare();
+      if (!turned_away) serve(pair->first);
+      {
+        const std::lock_guard lock(mutex_);
+        session.fd = -1;
+      }
+      {
+        const sdk::Fd closed = pair->first.take();
+      }
+      carrier.join();
+    } else {
+      end_spare();
+    }
+    const std::lock_guard lock(mutex_);
+    session.done = true;
+  }
+
+  // There is something to read, and it is not the end.
+  static bool connected_for_use(int fd) {
+    char byte;
+    return ::recv(fd, &byte, 1, MSG_PEEK) > 0;
+  }
+
+  void serve(MessageSocket &link) const {
+    KeyClient keys(host_.config.keys_socket.string());
+    auto agent = host_.agent(keys, stop_fd_, worker_identity());
+    auto store = Storage::open(host_.config.agent_storage);
+    if (!agent || !store)
+      return log(LogLevel::kError, "agent", agent ? store.error().message : agent.error().message);
+    OrderBook book(*std::move(store), host_.pins.writers);
+    serve_host(*agent, link, [&](BootOrder &order) { book.keep(order); });
+  }
+
+  const Host &host_;
+  const std::string url_;
+  const int stop_fd_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::list<Session> sessions_;
+  int spares_ = 0;
+  bool ends_ = false, connected_ = false;
+  std::thread dialler_;
+};
+
+Result<void> serve(const std::string &engine) {
+  COFFER_TRY(const cli::Home home, cli::Home::find(engine));
+  COFFER_TRY(EngineConfig config, read_engine_config(home.engine_file()));
+  if (config.agent_apis.empty())
+    return fail(ErrorCode::kInvalidArgument, home.engine_file().string() + " has no `api` under [agent]",
+                "See coffer-agent --help.");
+  if (config.keys_socket.empty())
+    return fail(ErrorCode::kInvalidArgument, home.engine_file().string() + " has no `socket` under [keys]",
+                "See coffer-agent --help.");
+  COFFER_TRY(Pins pins, home.pins());
+  COFFER_TRY(SecretBytes seed, home.host_seed());
+  const Host host{home, std::move(config), std::move(pins), std::move(seed)};
+  COFFER_CHECK(home.lock_host());
+  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
+    log(LogLevel::kWarn, "agent", "memory cannot be locked: raise LimitMEMLOCK in the unit");
+
+  sigset_t stop;
+  sigemptyset(&stop);
+  sigaddset(&stop, SIGTERM);
+  sigaddset(&stop, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
+  const int stop_fd = ::signalfd(-1, &stop, SFD_CLOEXEC);
+
+  KeyClient keys(host.config.keys_socket.string());
+  COFFER_TRY(Agent agent, host.agent(keys, stop_fd, worker_identity()));
+  COFFER_TRY(Storage store, Storage::open(host.config.agent_storage));
+  OrderBook book(std::move(store), host.pins.writers);
+  KeptOrders orders(agent, book);
+  Reconciler reconciler = Reconciler::create(
+      {.orders = &orders,
+       .agent = &agent,
+       .open_runtime = [&] { return Runtime::open(host.config.runtime); },
+       .cancel_fd = stop_fd,
+       .at_rest =
+           [&] {
+             const auto states = agent.states();
+             const auto tidied = states ? book.tidy(*states) : Result<void>(std::unexpected(states.error()));
+             if (!tidied) log(LogLevel::kWarn, "agent", tidied.error().message);
+           }});
+  log(LogLevel::kInfo, "agent", "started for " + home.dir().string());
+  std::list<Sessions> apis;
+  for (const std::string &url : host.config.agent_apis) apis.emplace_back(host, url, stop_fd);
+  notify_service_manager("READY=1");
+  const auto ran = reconciler.run();
+  notify_service_manager("STOPPING=1");
+  apis.clear();
+  COFFER_CHECK(ran);
+  log(LogLevel::kInfo, "agent", "ended; the Machines go on");
+  return {};
+}
+
+int refuse(const char *what) {
+  std::fprintf(stderr, "Error: %s\nSee coffer-agent --help.\n", what);
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  occupy_standard_streams();
+  harden_process();
+  set_log_level(LogLevel::kInfo);
+  std::string engine;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout) < 0;
+    if (word == "--version") return std::puts("coffer-agent " COFFER_VERSION) < 0;
+    if (word == "--verbose")
+      set_log_level(LogLevel::kDebug);
+    else if (word == "--engine" && i + 1 < argc)
+      engine = argv[++i];
+    else
+      return refuse("an option is not known, or lacks its value");
+  }
+  try {
+    const auto served = serve(engine);
+    if (served) return 0;
+    cli::print_error(served.error());
+    return cli::exit_code(served.error().code);
+  } catch (const std::bad_alloc &) {
+    std::fputs("Error: out of memory\n", stderr);
+  } catch (...) {
+    // The text of an exception could quote its input.
+    std::fputs("Error: internal error\n", stderr);
+  }
+  return 1;
+}

@@ -1,0 +1,196 @@
+#include <poll.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "host_wire.h"
+
+namespace coffer {
+
+using namespace wire;
+
+namespace {
+
+Bytes answer(const Result<void> &r) { return r ? done().take() : refused(r.error()); }
+template <class T>
+Bytes answer(const Result<T> &r, auto &&write) {
+  if (!r) return refused(r.error());
+  Encoder e = done();
+  write(e, *r);
+  return e.take();
+}
+
+class Session {
+ public:
+  Session(MachineHost &host, MessageSocket &link, const std::function<void(BootOrder &)> &keep)
+      : host_(host), link_(link), keep_(keep) {}
+
+  // False: the link has ended.
+  bool serve() {
+    const auto in = link_.receive();
+    if (!in) return false;
+    Decoder d(*in);
+    const auto kind = static_cast<Kind>(d.u8());
+    if (kind == Kind::kInput || kind == Kind::kEnd) return true;  // of a call that has ended meanwhile
+    if (kind != Kind::kCall) return false;
+    return link_.send(result_of(d)).has_value();
+  }
+
+ private:
+  Bytes result_of(Decoder &d) {
+    const auto verb = static_cast<Verb>(d.u8());
+    const auto bad = [] { return refused(nonsense().error()); };
+    switch (verb) {
+      case Verb::kEnsureImage: {
+        const std::string image = d.text();
+        const bool pull = read_flag(d);
+        if (!d.done()) return bad();
+        return answer(host_.ensure_image(image, pull), [](Encoder &e, const std::string &t) { e.text(t); });
+      }
+      case Verb::kBoot: {
+        BootOrder next = order(d, 0);
+        std::optional<BootOrder> back;
+        if (read_flag(d)) back = order(d, 1);
+        if (!d.done()) return bad();
+        return answer(host_.boot(next, back ? &*back : nullptr), write_outcome);
+      }
+      case Verb::kBootAgain: {
+        const BootOrder previous = order(d, 0);
+        const bool only = read_flag(d);
+        const Hash instead_of = d.array<32>();
+        if (!d.done()) return bad();
+        return answer(host_.boot_again(previous, only ? std::optional(instead_of) : std::nullopt),
+                      write_outcome);
+      }
+      case Verb::kBootEnded: {
+        const BootOrder same = order(d, 0);
+        const std::string instance = d.text();
+        if (!d.done()) return bad();
+        return answer(host_.boot_ended(same, instance), write_outcome);
+      }
+      case Verb::kReserve: {
+        const AppId app = d.array<16>();
+        const std::string app_name = d.text(), machine = d.text(), name = d.text();
+        if (!d.done()) return bad();
+        return answer(host_.reserve(app, app_name, machine, name));
+      }
+      case Verb::kFinishStop: {
+        const MachineState seen = read_state(d);
+        return d.done() ? answer(host_.finish_stop(seen)) : bad();
+      }
+      case Verb::kAnnounce: {
+        const std::string machine = d.text();
+        const uint8_t next = d.u8();
+        if (!d.done() || next < 1 || next > static_cast<uint8_t>(State::kDestroyed)) return bad();
+        return answer(host_.announce(machine, static_cast<State>(next)));
+      }
+      case Verb::kStop:
+      case Verb::kFinishCutOff:
+      case Verb::kDestroy: {
+        const std::string machine = d.text();
+        if (!d.done()) return bad();
+        return answer(verb == Verb::kStop      ? host_.stop(machine)
+                      : verb == Verb::kDestroy ? host_.destroy(machine)
+                                               : host_.finish_cut_off(machine));
+      }
+      case Verb::kStates:
+        if (!d.done()) return bad();
+        return answer(host_.states(), [](Encoder &e, const auto &all) { write_list(e, all, write_state); });
+      case Verb::kState: {
+        const std::string machine = d.text();
+        if (!d.done()) return bad();
+        return answer(host_.state(machine), [](Encoder &e, const std::optional<MachineState> &m) {
+          e.u8(m.has_value());
+          if (m) write_state(e, *m);
+        });
+      }
+      case Verb::kView: {
+        const MachineState m = read_state(d);
+        return d.done() ? answer(host_.view(m), write_view) : bad();
+      }
+      case Verb::kLogs: {
+        const MachineState m = read_state(d);
+        LogQuery query;
+        query.follow = read_flag(d);
+        query.since_ns = static_cast<int64_t>(d.u64());
+        query.tail = d.u64();
+        if (!d.done()) return bad();
+        return answer(host_.logs(m, query, [&](uint32_t stream, int64_t ns, ByteSpan bytes) {
+          // Whatever comes from the caller meanwhile is its kEnd, or its end.
+          return link_.quiet() && piece(stream, ns, bytes);
+        }));
+      }
+      case Verb::kExec: {
+        const MachineState m = read_state(d);
+        const std::vector<std::string> argv = read_texts(d);
+        const bool input = read_flag(d);
+        if (!d.done()) return bad();
+        const auto in = [&](std::span<uint8_t> buffer) -> int64_t {
+          const auto got = link_.receive();
+          if (!got || got->front() != static_cast<uint8_t>(Kind::kInput)) return -1;
+          const size_t n = got->size() - 1;
+          if (n > buffer.size()) return -1;
+          std::copy_n(got->begin() + 1, n, buffer.begin());
+          return static_cast<int64_t>(n);
+        };
+        const auto out = [&](uint32_t stream, ByteSpan bytes) { return piece(stream, 0, bytes); };
+        return answer(host_.exec(m, argv, out, in, input ? link_.fd() : -1),
+                      [](Encoder &e, int32_t code) { e.u32(static_cast<uint32_t>(code)); });
+      }
+      case Verb::kWaitChange: {
+        const MachineState m = read_state(d);
+        const uint64_t timeout_ns = d.u64();
+        return d.done() ? answer(host_.wait_change(m, timeout_ns)) : bad();
+      }
+    }
+    return bad();
+  }
+
+  bool piece(uint32_t stream, int64_t ns, ByteSpan bytes) {
+    return link_.send(message(Kind::kPiece).u32(stream).u64(static_cast<uint64_t>(ns)).raw(bytes).take())
+        .has_value();
+  }
+
+  BootOrder order(Decoder &d, uint8_t which) {
+    BootOrder o = read_order(d);
+    o.fetch = [this, which](const std::vector<std::string> &names) -> Result<BootOrder::Sealed> {
+      Encoder e = message(Kind::kAsk).u8(which).u8(static_cast<uint8_t>(Question::kFetch));
+      write_texts(e, names);
+      COFFER_TRY(const Bytes answered, ask(e.take()));
+      Decoder in(answered);
+      BootOrder::Sealed sealed = read_sealed(in);
+      if (!in.done()) return nonsense();
+      return sealed;
+    };
+    o.still_wanted = [this, which]() -> Result<void> {
+      COFFER_CHECK(
+          ask(message(Kind::kAsk).u8(which).u8(static_cast<uint8_t>(Question::kStillWanted)).take()));
+      return {};
+    };
+    if (keep_ && d.ok()) keep_(o);
+    return o;
+  }
+
+  Result<Bytes> ask(Bytes question) {
+    COFFER_CHECK(link_.send(question));
+    COFFER_TRY(const Bytes in, link_.receive());
+    Decoder d(in);
+    if (static_cast<Kind>(d.u8()) != Kind::kResult) return nonsense();
+    if (auto error = read_error(d)) return std::unexpected(*std::move(error));
+    return copied(d.raw(d.left()));
+  }
+
+  MachineHost &host_;
+  MessageSocket &link_;
+  const std::function<void(BootOrder &)> &keep_;
+};
+
+}  // namespace
+
+void serve_host(MachineHost &host, MessageSocket &link, const std::function<void(BootOrder &)> &keep) {
+  Session session(host, link, keep);
+  while (session.serve()) {
+  }
+}
+
+}  // namespace coffer
