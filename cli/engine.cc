@@ -8,9 +8,11 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "api/client/http_control.h"
 #include "app_file.h"
 #include "coffer/base/names.h"
 #include "coffer/keys/key_socket.h"
+#include "files.h"
 #include "output.h"
 
 namespace coffer::cli {
@@ -33,10 +35,35 @@ Result<void> Engine::here() const {
 
 Result<Control *> Engine::control() {
   if (!control_) {
+    if (remote()) return open_remote();
     COFFER_TRY(Deployer * d, deployer());
     control_ = std::make_unique<LocalControl>(*vault_, *keys_, *agent_, *d,
                                               [this] { return home_.digest_credential(); });
   }
+  return control_.get();
+}
+
+Result<Control *> Engine::open_remote() {
+  SecretBytes token;
+  if (const char *given = std::getenv("COFFER_TOKEN"); given && *given) {
+    token = SecretBytes::copy_of(as_bytes(given));
+  } else {
+    const std::filesystem::path file =
+        config_.api.token_file.empty() ? home_.dir() / "user.token" : config_.api.token_file;
+    auto text = read_file(file, kMaxToken + 2, file.string());
+    if (!text)
+      return fail(ErrorCode::kUnauthenticated, "there is no token for the API: " + text.error().message,
+                  "Put it into " + file.string() + " or COFFER_TOKEN; `coffer token create` makes one.");
+    size_t size = text->size();
+    while (size > 0 && (text->reveal()[size - 1] == '\n' || text->reveal()[size - 1] == '\r')) --size;
+    token = SecretBytes::copy_of(text->reveal().first(size));
+  }
+  COFFER_TRY(const PublicKey identity, home_.identity());
+  COFFER_TRY(control_, api::HttpControl::open({.url = config_.api.url,
+                                               .ca_file = config_.api.ca.string(),
+                                               .token = std::move(token),
+                                               .identity = identity,
+                                               .cancel_fd = interrupt_fd()}));
   return control_.get();
 }
 

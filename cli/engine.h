@@ -55,6 +55,7 @@ class Engine {
         keys_log_(home_.audit_log("keys")) {}
 
   Result<void> here() const;
+  Result<Control *> open_remote();
 
   const Arguments &arguments_;
   Home home_;

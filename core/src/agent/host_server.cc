@@ -1,8 +1,3 @@
-#include <poll.h>
-
-#include <algorithm>
-#include <cstring>
-
 #include "host_wire.h"
 
 namespace coffer {
@@ -10,15 +5,6 @@ namespace coffer {
 using namespace wire;
 
 namespace {
-
-Bytes answer(const Result<void> &r) { return r ? done().take() : refused(r.error()); }
-template <class T>
-Bytes answer(const Result<T> &r, auto &&write) {
-  if (!r) return refused(r.error());
-  Encoder e = done();
-  write(e, *r);
-  return e.take();
-}
 
 class Session {
  public:
@@ -110,32 +96,14 @@ class Session {
       }
       case Verb::kLogs: {
         const MachineState m = read_state(d);
-        LogQuery query;
-        query.follow = read_flag(d);
-        query.since_ns = static_cast<int64_t>(d.u64());
-        query.tail = d.u64();
-        if (!d.done()) return bad();
-        return answer(host_.logs(m, query, [&](uint32_t stream, int64_t ns, ByteSpan bytes) {
-          // Whatever comes from the caller meanwhile is its kEnd, or its end.
-          return link_.quiet() && piece(stream, ns, bytes);
-        }));
+        return answer_logs(
+            link_, d, [&](const LogQuery &query, const auto &each) { return host_.logs(m, query, each); });
       }
       case Verb::kExec: {
         const MachineState m = read_state(d);
-        const std::vector<std::string> argv = read_texts(d);
-        const bool input = read_flag(d);
-        if (!d.done()) return bad();
-        const auto in = [&](std::span<uint8_t> buffer) -> int64_t {
-          const auto got = link_.receive();
-          if (!got || got->front() != static_cast<uint8_t>(Kind::kInput)) return -1;
-          const size_t n = got->size() - 1;
-          if (n > buffer.size()) return -1;
-          std::copy_n(got->begin() + 1, n, buffer.begin());
-          return static_cast<int64_t>(n);
-        };
-        const auto out = [&](uint32_t stream, ByteSpan bytes) { return piece(stream, 0, bytes); };
-        return answer(host_.exec(m, argv, out, in, input ? link_.fd() : -1),
-                      [](Encoder &e, int32_t code) { e.u32(static_cast<uint32_t>(code)); });
+        return answer_exec(link_, d, [&](const auto &argv, const auto &out, const auto &in, int in_fd) {
+          return host_.exec(m, argv, out, in, in_fd);
+        });
       }
       case Verb::kWaitChange: {
         const MachineState m = read_state(d);
@@ -144,11 +112,6 @@ class Session {
       }
     }
     return bad();
-  }
-
-  bool piece(uint32_t stream, int64_t ns, ByteSpan bytes) {
-    return link_.send(message(Kind::kPiece).u32(stream).u64(static_cast<uint64_t>(ns)).raw(bytes).take())
-        .has_value();
   }
 
   BootOrder order(Decoder &d, uint8_t which) {

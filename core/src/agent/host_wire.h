@@ -2,7 +2,7 @@
 #ifndef COFFER_AGENT_HOST_WIRE_H
 #define COFFER_AGENT_HOST_WIRE_H
 
-#include "coffer/agent/host_link.h"
+#include "coffer/agent/host_streams.h"
 #include "coffer/format/magic.h"
 #include "state.h"
 
@@ -68,6 +68,19 @@ void write_order(Encoder &, const BootOrder &);
 BootOrder read_order(Decoder &);
 void write_sealed(Encoder &, const BootOrder::Sealed &);
 BootOrder::Sealed read_sealed(Decoder &);
+// Of kLogs and kExec, behind the Machine; `link` carries what comes and goes meanwhile.
+Bytes answer_logs(MessageSocket &link, Decoder &, const decltype(HostStreams::logs) &);
+Bytes answer_exec(MessageSocket &link, Decoder &, const decltype(HostStreams::exec) &);
+
+inline Bytes answer(const Result<void> &r) { return r ? done().take() : refused(r.error()); }
+template <class T>
+Bytes answer(const Result<T> &r, auto &&write) {
+  if (!r) return refused(r.error());
+  Encoder e = done();
+  write(e, *r);
+  return e.take();
+}
+
 void write_texts(Encoder &, const std::vector<std::string> &);
 std::vector<std::string> read_texts(Decoder &);
 

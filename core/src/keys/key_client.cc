@@ -60,10 +60,10 @@ unsigned who_may(Verb v) {
     case Verb::kEnrol:
       return kAnybody;
     case Verb::kList:
+    case Verb::kHosts:
       return kCallerApi | kCallerAdmin;
     case Verb::kUnlock:
     case Verb::kInvite:
-    case Verb::kHosts:
     case Verb::kRevokeHost:
     case Verb::kRewrap:
       return kCallerAdmin;

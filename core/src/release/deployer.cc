@@ -25,6 +25,8 @@ std::string_view to_string(SecretStatus s) {
       return "Partial";
     case SecretStatus::kRemoved:
       return "Removed (staged)";
+    case SecretStatus::kUnknown:
+      break;
   }
   return "Unknown";
 }
@@ -128,9 +130,20 @@ Result<void> Deployer::report(const App &app, std::optional<SeenHead> seen, uint
   return {};
 }
 
+Result<std::optional<SeenHead>> Deployer::seen(const App &app, bool &away) const {
+  auto head = keys_.seen(app.id());
+  away = !head && without_keys_ && head.error().code == ErrorCode::kUnavailable;
+  if (!away) return head;
+  log(LogLevel::kWarn, "api",
+      "App " + app.name() + ": not compared with what the key service has seen: it is away");
+  return std::nullopt;
+}
+
 Result<Manifest> Deployer::newest(const App &app) {
-  COFFER_TRY(const auto seen, keys_.seen(app.id()));
+  bool away = false;
+  COFFER_TRY(const auto seen, this->seen(app, away));
   COFFER_TRY(Manifest head, vault_.newest(app));
+  if (away) return head;
   COFFER_CHECK(check_fresh(app, seen, head));
   COFFER_CHECK(report(app, seen, head.version()));
   return head;
@@ -142,12 +155,16 @@ Result<Written> Deployer::write(const App &app, const std::vector<SealedSecret> 
   for (const SealedSecret &s : set) writes.names.push_back(s.name);
   writes.names.insert(writes.names.end(), unset.begin(), unset.end());
   return logged(std::move(writes), [&](AuditEntry &about) -> Result<Written> {
-    COFFER_TRY(const auto seen, keys_.seen(app.id()));
+    bool away = false;
+    COFFER_TRY(const auto seen, this->seen(app, away));
     COFFER_TRY(Written written, vault_.write(app, set, unset, who_, [&](const Manifest &base) {
       return check_fresh(app, seen, base);
     }));
     about.version = written.manifest.version();
-    COFFER_CHECK(report(app, seen, written.manifest.version()));
+    if (away) return written;
+    if (const auto reported = report(app, seen, written.manifest.version());
+        !reported && !(without_keys_ && reported.error().code == ErrorCode::kUnavailable))
+      return std::unexpected(reported.error());
     // Now and then: old epochs that nothing needs any more.  What hinders it now does not the next time.
     constexpr uint64_t kEvery = 16;
     if (app.key.epoch > 1 && written.manifest.version() % kEvery == 0 && !written.changed.empty())
@@ -158,11 +175,16 @@ Result<Written> Deployer::write(const App &app, const std::vector<SealedSecret> 
 
 Result<std::vector<SecretView>> Deployer::secrets(const App &app, const Manifest &manifest) {
   std::vector<uint64_t> running;
-  COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
-  for (const MachineStatus &m : all)
+  std::vector<SecretView> out;
+  const auto all = machines(app);
+  if (!all && without_keys_ && all.error().code == ErrorCode::kUnavailable) {
+    for (const Entry &e : manifest.entries) out.push_back({e, SecretStatus::kUnknown});
+    return out;
+  }
+  if (!all) return std::unexpected(all.error());
+  for (const MachineStatus &m : *all)
     if (m.started()) running.push_back(m.version());
 
-  std::vector<SecretView> out;
   for (const Entry &e : manifest.entries) {
     const auto have =
         static_cast<size_t>(std::ranges::count_if(running, [&](uint64_t v) { return v >= e.version; }));

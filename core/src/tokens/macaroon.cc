@@ -72,7 +72,7 @@ class Fields {
 
 // RFC 4648, sections 4 and 5.  One text for one token: the alphabets are not mixed, padding is whole or
 // absent, bits that say nothing are zero.
-std::optional<Bytes> unbase64(std::string_view text) {
+std::optional<Bytes> unbase64_any(std::string_view text) {
   if (const size_t n = text.find('='); n != text.npos) {
     if (text.size() % 4 != 0 || text.size() - n > 2 || text.substr(n).find_first_not_of('=') != text.npos)
       return std::nullopt;
@@ -163,7 +163,7 @@ Result<Macaroon> Macaroon::parse_text(std::string_view text) {
   if (text.starts_with('{') || text.starts_with('['))
     return malformed("is a macaroon in JSON; the binary form in base64 is expected");
   if (text.starts_with(kTokenPrefix)) text.remove_prefix(kTokenPrefix.size());
-  const auto binary = unbase64(text);
+  const auto binary = unbase64_any(text);
   if (!binary) return malformed("is not base64");
   return parse(*binary);
 }

@@ -21,9 +21,9 @@ inline ByteSpan as_bytes(std::string_view s) {
 }
 inline std::string_view as_text(ByteSpan b) { return {reinterpret_cast<const char *>(b.data()), b.size()}; }
 
-std::string hex(ByteSpan bytes);                    // lower case
-std::optional<Bytes> unhex(std::string_view text);  // lower case only; nullopt otherwise
-std::string base64(ByteSpan bytes);                 // RFC 4648, section 4, padded
+std::string hex(ByteSpan bytes);                       // lower case
+std::optional<Bytes> unhex(std::string_view text);     // lower case only; nullopt otherwise
+std::string base64(ByteSpan bytes);                    // RFC 4648, section 4, padded
 std::optional<Bytes> unbase64(std::string_view text);  // of exactly that form; nullopt otherwise
 
 // Fixed-size view -> array.  REQUIRES: bytes.size() == N.

@@ -62,6 +62,11 @@ class Deployer {
   Deployer(Vault &vault, AppKeys &keys, MachineHost &host, std::string who, const AuditLog *audit = nullptr)
       : vault_(vault), keys_(keys), host_(host), who_(std::move(who)), audit_(audit) {}
 
+  // coffer-api: while the key service or the host is away (kUnavailable), secrets are set, unset and listed
+  // What it has not seen is reported at the next call that reaches it, which then also notices a vault that
+  // was rolled back.  Boots are refused by whoever has to open for them.
+  void go_on_without_keys() { without_keys_ = true; }
+
   Result<App> create_app(std::string_view name);
   // Machines destroyed, keys and grants erased, then the space dropped.
   Result<void> destroy_app(const App &);
@@ -136,6 +141,8 @@ class Deployer {
   Result<Ran> create_and_boot(const App &, MachineConfig, bool pull, AuditEntry &);
   Result<Ran> boot_newest(const App &, const MachineStatus &, AuditEntry &);
 
+  // The newest head seen; `away`: the key service could not be asked, and need not be.
+  Result<std::optional<SeenHead>> seen(const App &, bool &away) const;
   Result<void> check_fresh(const App &, const std::optional<SeenHead> &, const Manifest &) const;
   Result<void> report(const App &, std::optional<SeenHead>, uint64_t version);
   // Finishes or undoes what a process that died has left: Machines never acknowledged, destroys begun.
@@ -166,6 +173,7 @@ class Deployer {
   MachineHost &host_;
   std::string who_;
   const AuditLog *audit_;
+  bool without_keys_ = false;
 };
 
 }  // namespace coffer

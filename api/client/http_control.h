@@ -1,0 +1,62 @@
+// HttpControl: a Control that asks coffer-api.  It seals nothing and trusts the API with no key: the App's
+// key record is checked to be signed by the pinned key service. Thread rule: one thread at a time.
+#ifndef COFFER_API_CLIENT_HTTP_CONTROL_H
+#define COFFER_API_CLIENT_HTTP_CONTROL_H
+
+#include "coffer/release/control.h"
+#include "server/http/client.h"
+#include "server/http/json_body.h"
+
+namespace coffer::api {
+
+class HttpControl : public Control {
+ public:
+  struct Config {
+    std::string url, ca_file;  // as http::ClientConfig
+    SecretBytes token;
+    PublicKey identity{};  // of the key service
+    int cancel_fd = -1;    // readable: stop waiting; what was asked for goes on
+  };
+  static Result<std::unique_ptr<HttpControl>> open(Config);
+
+  Result<std::vector<AppSummary>> apps() override;
+  Result<App> app(std::string_view name) override;
+  Result<App> create_app(std::string_view name) override;
+  Result<void> destroy_app(const App &) override;
+  Result<SecretBytes> digest_key(const App &) override;
+  Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
+                        const std::vector<std::string> &unset) override;
+  Result<Secrets> secrets(const App &) override;
+  Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
+  Result<Rotated> rotate(const App &, bool now) override;
+  Result<std::vector<MachineSummary>> machines(const App &) override;
+  Result<MachineSummary> machine(const App &, std::string_view id_or_name) override;
+  Result<Booted> run(const App &, MachineConfig, bool pull) override;
+  Result<Booted> start(const App &, std::string_view id_or_name) override;
+  Result<MachineSummary> stop(const App &, std::string_view id_or_name) override;
+  Result<void> destroy(const App &, std::string_view id_or_name) override;
+  Result<MachineSummary> wait(const App &, std::string_view id_or_name, State, uint64_t timeout_s,
+                              int cancel_fd) override;
+  Result<void> logs(const App &, std::string_view id_or_name, const LogQuery &,
+                    const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) override;
+  Result<int32_t> exec(const App &, std::string_view id_or_name, const std::vector<std::string> &argv,
+                       const std::function<bool(uint32_t, ByteSpan)> &out,
+                       const std::function<int64_t(std::span<uint8_t>)> &in, int in_fd) override;
+
+ private:
+  HttpControl(Config config, std::unique_ptr<http::Client> client)
+      : config_(std::move(config)), client_(std::move(client)) {}
+  http::Headers headers() const;
+  template <class Read>
+  auto ask(std::string method, std::string target, std::string_view body, Read &&read)
+      -> decltype(read(std::declval<http::JsonValue>()));
+  // `talk(client)` speaks over the connection; what is asked there is about the Machine of the path.
+  template <class T, class Talk>
+  Result<T> stream(const App &, std::string_view id_or_name, std::string_view what, Talk &&talk);
+
+  Config config_;
+  std::unique_ptr<http::Client> client_;
+};
+
+}  // namespace coffer::api
+#endif

@@ -1,0 +1,533 @@
+#include "json.h"
+
+#include <algorithm>
+#include <array>
+
+#include "coffer/base/clock.h"
+#include "coffer/base/names.h"
+#include "coffer/config/machine_options.h"
+
+namespace coffer::api {
+namespace {
+
+constexpr std::array<std::string_view, 17> kWords = {
+    "",          "cancelled",      "unknown",           "invalid_argument",   "deadline_exceeded",
+    "not_found", "already_exists", "permission_denied", "resource_exhausted", "failed_precondition",
+    "aborted",   "out_of_range",   "unimplemented",     "internal",           "unavailable",
+    "data_loss", "unauthenticated"};
+
+Result<std::string> text(const JsonValue &of, std::string_view key) {
+  COFFER_TRY(const JsonValue v, of.at(key));
+  COFFER_TRY(const std::string_view t, v.text());
+  return std::string(t);
+}
+Result<std::string> text_or(const JsonValue &of, std::string_view key, std::string other = {}) {
+  COFFER_TRY(const auto v, of.find(key));
+  if (!v || v->is_null()) return other;
+  COFFER_TRY(const std::string_view t, v->text());
+  return std::string(t);
+}
+Result<uint64_t> number(const JsonValue &of, std::string_view key) {
+  COFFER_TRY(const JsonValue v, of.at(key));
+  COFFER_TRY(const int64_t n, v.integer(0));
+  return static_cast<uint64_t>(n);
+}
+Result<int64_t> number_or(const JsonValue &of, std::string_view key, int64_t other, int64_t least = 0,
+                          int64_t most = INT64_MAX) {
+  COFFER_TRY(const auto v, of.find(key));
+  if (!v || v->is_null()) return other;
+  return v->integer(least, most);
+}
+Result<bool> flag_or(const JsonValue &of, std::string_view key, bool other) {
+  COFFER_TRY(const auto v, of.find(key));
+  if (!v || v->is_null()) return other;
+  return v->boolean();
+}
+Result<std::vector<JsonValue>> items_or_none(const JsonValue &of, std::string_view key) {
+  COFFER_TRY(const auto v, of.find(key));
+  if (!v || v->is_null()) return std::vector<JsonValue>{};
+  return v->items();
+}
+Result<Bytes> unbase64_of(const JsonValue &of, std::string_view key) {
+  COFFER_TRY(const std::string t, text(of, key));
+  auto out = unbase64(t);
+  if (!out) return fail(ErrorCode::kInvalidArgument, "field " + std::string(key) + ": expected base64");
+  return *std::move(out);
+}
+template <size_t N>
+Result<std::array<uint8_t, N>> unhex_of(const JsonValue &of, std::string_view key) {
+  COFFER_TRY(const std::string t, text(of, key));
+  const auto out = unhex(t);
+  if (!out || out->size() != N)
+    return fail(ErrorCode::kInvalidArgument,
+                "field " + std::string(key) + ": expected " + std::to_string(2 * N) + " hex digits");
+  return to_array<N>(*out);
+}
+
+std::string_view policy_word(RestartPolicy p) {
+  return p == RestartPolicy::kNo ? "no" : p == RestartPolicy::kAlways ? "always" : "on-failure";
+}
+
+}  // namespace
+
+std::string_view word_of(ErrorCode c) { return kWords[static_cast<size_t>(c)]; }
+ErrorCode code_of(std::string_view word) {
+  const auto at = std::ranges::find(kWords, word);
+  return at == kWords.end() || at == kWords.begin() ? ErrorCode::kUnknown
+                                                    : static_cast<ErrorCode>(at - kWords.begin());
+}
+
+int status_of(ErrorCode c) {
+  switch (c) {
+    case ErrorCode::kInvalidArgument:
+    case ErrorCode::kOutOfRange:
+      return 400;
+    case ErrorCode::kUnauthenticated:
+      return 401;
+    case ErrorCode::kPermissionDenied:
+      return 403;
+    case ErrorCode::kNotFound:
+      return 404;
+    case ErrorCode::kDeadlineExceeded:
+      return 408;
+    case ErrorCode::kAlreadyExists:
+    case ErrorCode::kAborted:
+      return 409;
+    case ErrorCode::kFailedPrecondition:
+      return 412;
+    case ErrorCode::kResourceExhausted:
+      return 429;
+    case ErrorCode::kUnimplemented:
+      return 501;
+    // Not 503: that says that nothing was done, and is retried.
+    default:
+      return 500;
+  }
+}
+
+void write(JsonWriter &j, const Error &e) {
+  j.begin_object().field("error", e.message).field("code", word_of(e.code));
+  if (!e.remedy.empty()) j.field("remedy", e.remedy);
+  j.end_object();
+}
+Result<Error> read_error(const JsonValue &v) {
+  Error e;
+  COFFER_TRY(e.message, text(v, "error"));
+  COFFER_TRY(const std::string word, text_or(v, "code"));
+  e.code = code_of(word);
+  COFFER_TRY(e.remedy, text_or(v, "remedy"));
+  return e;
+}
+
+Result<std::vector<std::string>> texts(const JsonValue &of, std::string_view key) {
+  COFFER_TRY(const auto all, items_or_none(of, key));
+  std::vector<std::string> out;
+  for (const JsonValue &v : all) {
+    COFFER_TRY(const std::string_view t, v.text());
+    out.emplace_back(t);
+  }
+  return out;
+}
+void write_texts(JsonWriter &j, std::string_view key, const std::vector<std::string> &all) {
+  j.key(key).begin_array();
+  for (const std::string &t : all) j.value(t);
+  j.end_array();
+}
+
+// ---- Apps and secrets ----
+
+void write(JsonWriter &j, const AppSummary &a) {
+  j.begin_object().field("name", a.name).field("id", hex(a.id)).field("status", a.status);
+  j.field("machine_count", a.machines)
+      .field("created_at", rfc3339(a.created_ms))
+      .field("created_ms", a.created_ms);
+  j.end_object();
+}
+Result<AppSummary> read_app(const JsonValue &v) {
+  AppSummary a;
+  COFFER_TRY(a.name, text(v, "name"));
+  COFFER_TRY(a.id, unhex_of<16>(v, "id"));
+  COFFER_TRY(a.status, text(v, "status"));
+  COFFER_TRY(a.machines, number(v, "machine_count"));
+  COFFER_TRY(a.created_ms, number(v, "created_ms"));
+  return a;
+}
+
+void write(JsonWriter &j, const SecretView &s) {
+  const Entry &e = s.entry;
+  j.begin_object().field("name", e.name).field("digest", hex(e.digest)).field("status", to_string(s.status));
+  j.field("version", e.version)
+      .field("created_at", rfc3339(e.created_ms))
+      .field("updated_at", rfc3339(e.updated_ms));
+  j.field("created_ms", e.created_ms).field("updated_ms", e.updated_ms).end_object();
+}
+Result<SecretView> read_secret(const JsonValue &v) {
+  SecretView s;
+  COFFER_TRY(s.entry.name, text(v, "name"));
+  COFFER_TRY(s.entry.digest, unhex_of<8>(v, "digest"));
+  COFFER_TRY(s.entry.version, number(v, "version"));
+  COFFER_TRY(s.entry.created_ms, number(v, "created_ms"));
+  COFFER_TRY(s.entry.updated_ms, number(v, "updated_ms"));
+  COFFER_TRY(const std::string status, text(v, "status"));
+  s.status = SecretStatus::kUnknown;
+  for (const SecretStatus one :
+       {SecretStatus::kDeployed, SecretStatus::kStaged, SecretStatus::kPartial, SecretStatus::kRemoved})
+    if (to_string(one) == status) s.status = one;
+  return s;
+}
+
+void write(JsonWriter &j, const SealedSecret &s) {
+  j.begin_object().field("name", s.name).field("record", base64(s.record)).field("digest", hex(s.digest));
+  j.field("env_ok", bool(s.flags & kEnvOk)).field("base64_ok", bool(s.flags & kBase64Ok)).end_object();
+}
+Result<SealedSecret> read_sealed(const JsonValue &v) {
+  COFFER_CHECK(v.only({"name", "record", "digest", "env_ok", "base64_ok"}));
+  SealedSecret s;
+  COFFER_TRY(s.name, text(v, "name"));
+  if (auto ok = check_secret_name(s.name); !ok) return std::unexpected(std::move(ok).error().in(v.where()));
+  COFFER_TRY(s.record, unbase64_of(v, "record"));
+  s.hash = sha256(s.record);
+  COFFER_TRY(s.digest, unhex_of<8>(v, "digest"));
+  COFFER_TRY(const bool env, flag_or(v, "env_ok", false));
+  COFFER_TRY(const bool encoded, flag_or(v, "base64_ok", false));
+  s.flags = static_cast<uint8_t>((env ? kEnvOk : 0) | (encoded ? kBase64Ok : 0));
+  return s;
+}
+
+void write(JsonWriter &j, const Changes &c) {
+  j.begin_object().field("version", c.version);
+  write_texts(j, "changed", c.changed);
+  write_texts(j, "unchanged", c.unchanged);
+  write_texts(j, "removed", c.removed);
+  write_texts(j, "unknown", c.unknown);
+  j.end_object();
+}
+Result<Changes> read_changes(const JsonValue &v) {
+  Changes c;
+  COFFER_TRY(c.version, number(v, "version"));
+  COFFER_TRY(c.changed, texts(v, "changed"));
+  COFFER_TRY(c.unchanged, texts(v, "unchanged"));
+  COFFER_TRY(c.removed, texts(v, "removed"));
+  COFFER_TRY(c.unknown, texts(v, "unknown"));
+  return c;
+}
+
+// ---- Machines ----
+
+std::optional<State> state_of(std::string_view word) {
+  for (const State s : {State::kCreated, State::kStarting, State::kStarted, State::kStopping, State::kStopped,
+                        State::kFailed, State::kDestroyed})
+    if (to_string(s) == word) return s;
+  return std::nullopt;
+}
+
+void write(JsonWriter &j, const MachineSummary &m) {
+  j.begin_object().field("id", m.id).field("name", m.name).field("state", to_string(m.state));
+  j.field("instance_id", m.instance_id).key("config").begin_object().field("image", m.image).end_object();
+  j.field("release", m.release).field("secrets_version", m.version);
+  j.field("created_at", rfc3339(m.created_ms)).field("updated_at", rfc3339(m.updated_ms));
+  j.field("created_ms", m.created_ms).field("updated_ms", m.updated_ms).field("started_ms", m.started_ms);
+  if (m.exit_code) j.field("exit_code", *m.exit_code).field("exit_signal", m.exit_signal);
+  j.field("message", m.message).field("cut_off", m.cut_off).end_object();
+}
+Result<MachineSummary> read_machine(const JsonValue &v) {
+  MachineSummary m;
+  COFFER_TRY(m.id, text(v, "id"));
+  COFFER_TRY(m.name, text(v, "name"));
+  COFFER_TRY(const std::string state, text(v, "state"));
+  m.state = state_of(state).value_or(State::kCreated);
+  COFFER_TRY(m.instance_id, text_or(v, "instance_id"));
+  COFFER_TRY(const JsonValue config, v.at("config"));
+  COFFER_TRY(m.image, text_or(config, "image"));
+  COFFER_TRY(m.release, number(v, "release"));
+  COFFER_TRY(m.version, number(v, "secrets_version"));
+  COFFER_TRY(m.created_ms, number(v, "created_ms"));
+  COFFER_TRY(m.updated_ms, number(v, "updated_ms"));
+  COFFER_TRY(m.started_ms, number(v, "started_ms"));
+  COFFER_TRY(const auto ended, v.find("exit_code"));
+  if (ended) {
+    COFFER_TRY(const int64_t code, ended->integer(INT32_MIN, INT32_MAX));
+    m.exit_code = static_cast<int32_t>(code);
+    COFFER_TRY(const int64_t signal, number_or(v, "exit_signal", 0, 0, 128));
+    m.exit_signal = static_cast<int32_t>(signal);
+  }
+  COFFER_TRY(m.message, text_or(v, "message"));
+  COFFER_TRY(m.cut_off, flag_or(v, "cut_off", false));
+  return m;
+}
+
+void write(JsonWriter &j, const MachineConfig &c) {
+  j.begin_object().field("image", c.image);
+  j.key("init").begin_object();
+  write_texts(j, "entrypoint", c.entrypoint);
+  write_texts(j, "cmd", c.argv);
+  j.field("user", c.user).field("workdir", c.workdir).end_object();
+  j.key("env").begin_object();
+  for (const auto &[name, value] : c.env) j.field(name, value);
+  j.end_object();
+  j.key("files").begin_array();
+  for (const FileBinding &f : c.files) {
+    j.begin_object().field("guest_path", f.guest_path).field("mode", f.mode).field("env", f.env);
+    if (f.secret.empty())
+      j.field("raw_value", base64(as_bytes(f.literal)));
+    else
+      j.field("secret_name", f.secret)
+          .field("encoding", f.encoding == FileEncoding::kBase64 ? "base64" : "raw");
+    if (f.has_owner) j.field("uid", f.uid).field("gid", f.gid);
+    j.end_object();
+  }
+  j.end_array().key("ports").begin_array();
+  for (const Port &p : c.ports)
+    j.begin_object()
+        .field("host_ip", p.host_ip)
+        .field("host_port", p.host_port)
+        .field("port", p.port)
+        .field("protocol", p.udp ? "udp" : "tcp")
+        .end_object();
+  j.end_array().key("mounts").begin_array();
+  for (const Mount &m : c.mounts)
+    j.begin_object()
+        .field("source", m.source)
+        .field("path", m.target)
+        .field("read_only", m.read_only)
+        .end_object();
+  j.end_array();
+  write_texts(j, "cap_drop", c.cap_drop);
+  j.key("metadata").begin_object().field("process_group", c.process).end_object();
+  j.key("restart").begin_object().field("policy", policy_word(c.restart)).end_object();
+  j.key("stop_config")
+      .begin_object()
+      .field("signal", c.stop_signal)
+      .field("timeout_ms", c.stop_timeout_ms)
+      .end_object();
+  j.field("network", c.network)
+      .field("read_only", c.read_only)
+      .field("memory_bytes", c.memory_bytes)
+      .end_object();
+}
+
+namespace {
+
+Result<FileBinding> read_file(const JsonValue &v) {
+  COFFER_CHECK(v.only({"guest_path", "mode", "env", "raw_value", "secret_name", "encoding", "uid", "gid"}));
+  FileBinding f;
+  COFFER_TRY(f.guest_path, text(v, "guest_path"));
+  COFFER_TRY(const int64_t mode, number_or(v, "mode", 0400, 0, 0777));
+  f.mode = static_cast<uint32_t>(mode);
+  COFFER_TRY(f.env, flag_or(v, "env", false));
+  COFFER_TRY(f.secret, text_or(v, "secret_name"));
+  if (f.secret.empty()) {
+    COFFER_TRY(const Bytes literal, unbase64_of(v, "raw_value"));
+    f.literal = as_text(literal);
+  } else {
+    if (auto ok = check_secret_name(f.secret); !ok)
+      return std::unexpected(std::move(ok).error().in("field " + v.where() + ".secret_name"));
+    COFFER_TRY(const std::string encoding, text_or(v, "encoding", "raw"));
+    if (encoding != "raw" && encoding != "base64")
+      return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ".encoding: expected raw or base64");
+    f.encoding = encoding == "base64" ? FileEncoding::kBase64 : FileEncoding::kRaw;
+  }
+  COFFER_TRY(const int64_t uid, number_or(v, "uid", -1, 0, UINT32_MAX));
+  COFFER_TRY(const int64_t gid, number_or(v, "gid", -1, 0, UINT32_MAX));
+  if ((uid < 0) != (gid < 0))
+    return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ": uid and gid belong together");
+  f.has_owner = uid >= 0;
+  if (f.has_owner) {
+    f.uid = static_cast<uint32_t>(uid);
+    f.gid = static_cast<uint32_t>(gid);
+  }
+  return f;
+}
+
+Result<Port> read_port(const JsonValue &v) {
+  COFFER_CHECK(v.only({"host_ip", "host_port", "port", "protocol"}));
+  Port p;
+  COFFER_TRY(p.host_ip, text_or(v, "host_ip"));
+  COFFER_TRY(const int64_t host_port, number_or(v, "host_port", 0, 0, 65535));
+  COFFER_TRY(const int64_t port, number_or(v, "port", 0, 1, 65535));
+  COFFER_TRY(const std::string protocol, text_or(v, "protocol", "tcp"));
+  if (port == 0 || (protocol != "tcp" && protocol != "udp"))
+    return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ": expected a port, and tcp or udp");
+  // By the words that a person would write, so that there is one rule.
+  const std::string host = p.host_ip.find(':') != p.host_ip.npos ? "[" + p.host_ip + "]" : p.host_ip;
+  auto parsed = parse_port((host.empty() ? "" : host + ":") + std::to_string(host_port) + ":" +
+                           std::to_string(port) + "/" + protocol);
+  if (!parsed) return std::unexpected(std::move(parsed).error().in("field " + v.where()));
+  return parsed;
+}
+
+Result<void> read_init(const JsonValue &v, MachineConfig &c) {
+  COFFER_CHECK(v.only({"entrypoint", "cmd", "user", "workdir"}));
+  COFFER_TRY(c.entrypoint, texts(v, "entrypoint"));
+  COFFER_TRY(c.argv, texts(v, "cmd"));
+  COFFER_TRY(c.user, text_or(v, "user"));
+  COFFER_TRY(c.workdir, text_or(v, "workdir"));
+  return {};
+}
+
+bool is_variable(std::string_view name) {
+  return !name.empty() && !(name[0] >= '0' && name[0] <= '9') &&
+         std::ranges::all_of(name, [](unsigned char c) {
+           return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+         });
+}
+
+Result<void> read_env(const JsonValue &v, MachineConfig &c) {
+  COFFER_TRY(const auto members, v.members());
+  for (const auto &[name, of] : members) {
+    COFFER_TRY(const std::string_view value, of.text());
+    if (!is_variable(name) || !fits_env(name, as_bytes(value)))
+      return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ", entry " +
+                                                   std::to_string(c.env.size() + 1) +
+                                                   ": not a variable, or over 131,071 bytes");
+    c.env.emplace_back(name, value);
+  }
+  std::ranges::sort(c.env);
+  return {};
+}
+
+}  // namespace
+
+Result<MachineConfig> read_config(const JsonValue &v) {
+  COFFER_CHECK(v.only({"image", "init", "env", "files", "ports", "mounts", "cap_drop", "metadata", "restart",
+                       "stop_config", "network", "read_only", "memory_bytes"}));
+  MachineConfig c;
+  COFFER_TRY(c.image, text(v, "image"));
+  c.image_name = c.image;
+  COFFER_TRY(const auto init, v.find("init"));
+  if (init) COFFER_CHECK(read_init(*init, c));
+  COFFER_TRY(const auto env, v.find("env"));
+  if (env) COFFER_CHECK(read_env(*env, c));
+  COFFER_TRY(const auto files, items_or_none(v, "files"));
+  std::vector<std::string> paths;
+  for (const JsonValue &f : files) {
+    COFFER_TRY(FileBinding file, read_file(f));
+    paths.push_back(file.guest_path);
+    c.files.push_back(std::move(file));
+  }
+  COFFER_CHECK(check_guest_paths(paths));
+  COFFER_TRY(const auto ports, items_or_none(v, "ports"));
+  for (const JsonValue &p : ports) {
+    COFFER_TRY(Port port, read_port(p));
+    c.ports.push_back(std::move(port));
+  }
+  COFFER_CHECK(check_ports(c.ports));
+  COFFER_TRY(const auto mounts, items_or_none(v, "mounts"));
+  for (const JsonValue &m : mounts) {
+    COFFER_CHECK(m.only({"source", "path", "read_only"}));
+    Mount mount;
+    COFFER_TRY(mount.source, text(m, "source"));
+    COFFER_TRY(mount.target, text(m, "path"));
+    COFFER_TRY(mount.read_only, flag_or(m, "read_only", false));
+    if (auto ok = check_mount(mount); !ok)
+      return std::unexpected(std::move(ok).error().in("field " + m.where()));
+    c.mounts.push_back(std::move(mount));
+  }
+  COFFER_CHECK(check_mounts(c.mounts, paths));
+  COFFER_TRY(const std::vector<std::string> caps, texts(v, "cap_drop"));
+  for (const std::string &cap : caps) {
+    COFFER_TRY(std::string parsed, parse_capability(cap));
+    c.cap_drop.push_back(std::move(parsed));
+  }
+  COFFER_TRY(const auto metadata, v.find("metadata"));
+  if (metadata) {
+    COFFER_TRY(c.process, text_or(*metadata, "process_group"));
+  }
+  COFFER_TRY(const auto restart, v.find("restart"));
+  if (restart) {
+    COFFER_TRY(const std::string policy, text_or(*restart, "policy", "on-failure"));
+    COFFER_TRY(c.restart, parse_restart(policy));
+  }
+  COFFER_TRY(const auto stop, v.find("stop_config"));
+  if (stop) {
+    COFFER_TRY(c.stop_signal, text_or(*stop, "signal"));
+    if (!c.stop_signal.empty()) {
+      COFFER_TRY(c.stop_signal, parse_signal(c.stop_signal));
+    }
+    constexpr int64_t kDay = 86'400'000;
+    COFFER_TRY(const int64_t timeout, number_or(*stop, "timeout_ms", 0, 0, kDay));
+    c.stop_timeout_ms = static_cast<uint64_t>(timeout);
+  }
+  COFFER_TRY(c.network, text_or(v, "network"));
+  if (!c.network.empty()) COFFER_CHECK(check_network(c.network));
+  COFFER_TRY(c.read_only, flag_or(v, "read_only", false));
+  COFFER_TRY(const int64_t memory, number_or(v, "memory_bytes", 0));
+  if (memory) {
+    COFFER_TRY(c.memory_bytes, parse_memory(std::to_string(memory)));
+  }
+  return c;
+}
+
+void write(JsonWriter &j, const Control::Booted &b) {
+  j.begin_object().key("machine");
+  write(j, b.machine);
+  write_texts(j, "warnings", b.warnings);
+  j.end_object();
+}
+Result<Control::Booted> read_booted(const JsonValue &v) {
+  Control::Booted b;
+  COFFER_TRY(const JsonValue machine, v.at("machine"));
+  COFFER_TRY(b.machine, read_machine(machine));
+  COFFER_TRY(b.warnings, texts(v, "warnings"));
+  return b;
+}
+
+// ---- roll-outs ----
+
+void write(JsonWriter &j, const RolloutResult &r) {
+  j.begin_object().field("release", r.release).field("version", r.version).key("machines").begin_array();
+  for (const MachineResult &m : r.machines)
+    j.begin_object().field("id", m.id).field("name", m.name).field("result", m.result).end_object();
+  j.end_array();
+  write_texts(j, "warnings", r.warnings);
+  if (r.failed) {
+    j.key("failed");
+    write(j, *r.failed);
+  }
+  j.end_object();
+}
+Result<RolloutResult> read_rollout(const JsonValue &v) {
+  RolloutResult r;
+  COFFER_TRY(r.release, number(v, "release"));
+  COFFER_TRY(r.version, number(v, "version"));
+  COFFER_TRY(const auto machines, items_or_none(v, "machines"));
+  for (const JsonValue &m : machines) {
+    MachineResult one;
+    COFFER_TRY(one.id, text(m, "id"));
+    COFFER_TRY(one.name, text(m, "name"));
+    COFFER_TRY(one.result, text(m, "result"));
+    r.machines.push_back(std::move(one));
+  }
+  COFFER_TRY(r.warnings, texts(v, "warnings"));
+  COFFER_TRY(const auto failed, v.find("failed"));
+  if (failed) {
+    COFFER_TRY(r.failed, read_error(*failed));
+  }
+  return r;
+}
+
+void write(JsonWriter &j, const Rotated &r) {
+  j.begin_object().field("from", r.from).field("epoch", r.epoch).field("went_on", r.went_on);
+  j.field("version", r.version).field("secrets", r.secrets).field("oldest", r.oldest).key("rollout");
+  write(j, r.rollout);
+  write_texts(j, "warnings", r.warnings);
+  j.end_object();
+}
+Result<Rotated> read_rotated(const JsonValue &v) {
+  Rotated r;
+  COFFER_TRY(const uint64_t from, number(v, "from"));
+  COFFER_TRY(const uint64_t epoch, number(v, "epoch"));
+  COFFER_TRY(const uint64_t oldest, number(v, "oldest"));
+  r.from = static_cast<uint32_t>(from);
+  r.epoch = static_cast<uint32_t>(epoch);
+  r.oldest = static_cast<uint32_t>(oldest);
+  COFFER_TRY(r.went_on, flag_or(v, "went_on", false));
+  COFFER_TRY(r.version, number(v, "version"));
+  COFFER_TRY(r.secrets, number(v, "secrets"));
+  COFFER_TRY(const JsonValue rollout, v.at("rollout"));
+  COFFER_TRY(r.rollout, read_rollout(rollout));
+  COFFER_TRY(r.warnings, texts(v, "warnings"));
+  return r;
+}
+
+}  // namespace coffer::api

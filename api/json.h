@@ -1,0 +1,57 @@
+// What the API and its clients say to each other, in JSON: docs/api.md.  Written and read in one place, so
+// that both sides mean the same.
+#ifndef COFFER_API_JSON_H
+#define COFFER_API_JSON_H
+
+#include "coffer/base/json.h"
+#include "coffer/release/control.h"
+#include "server/http/json_body.h"
+
+namespace coffer::api {
+
+using http::JsonValue;
+
+// "not_found" and so on; kUnknown for a word that is not known.
+std::string_view word_of(ErrorCode);
+ErrorCode code_of(std::string_view word);
+int status_of(ErrorCode);
+
+void write(JsonWriter &, const Error &);
+Result<Error> read_error(const JsonValue &);
+
+void write(JsonWriter &, const AppSummary &);
+Result<AppSummary> read_app(const JsonValue &);
+
+void write(JsonWriter &, const SecretView &);
+Result<SecretView> read_secret(const JsonValue &);
+
+void write(JsonWriter &, const SealedSecret &);
+Result<SealedSecret> read_sealed(const JsonValue &);
+
+void write(JsonWriter &, const Changes &);
+Result<Changes> read_changes(const JsonValue &);
+
+void write(JsonWriter &, const MachineSummary &);
+Result<MachineSummary> read_machine(const JsonValue &);
+
+void write(JsonWriter &, const MachineConfig &);
+// Checked as the CLI checks what it is given.
+Result<MachineConfig> read_config(const JsonValue &);
+
+void write(JsonWriter &, const Control::Booted &);
+Result<Control::Booted> read_booted(const JsonValue &);
+
+void write(JsonWriter &, const RolloutResult &);
+Result<RolloutResult> read_rollout(const JsonValue &);
+
+void write(JsonWriter &, const Rotated &);
+Result<Rotated> read_rotated(const JsonValue &);
+
+std::optional<State> state_of(std::string_view word);
+
+// Of an object that may hold the key or not.
+Result<std::vector<std::string>> texts(const JsonValue &, std::string_view key);
+void write_texts(JsonWriter &, std::string_view key, const std::vector<std::string> &);
+
+}  // namespace coffer::api
+#endif

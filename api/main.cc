@@ -1,0 +1,190 @@
+// coffer-api: writes what was sealed elsewhere, makes launch specs, and has the hosts' agents boot.  It
+// cannot open a value: nothing that opens is linked, and no private key is ever here.
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <new>
+#include <set>
+
+#include "../cli/files.h"
+#include "../cli/home.h"
+#include "../cli/output.h"
+#include "coffer/base/log.h"
+#include "coffer/base/process.h"
+#include "coffer/config/engine_config.h"
+#include "coffer/release/deployer.h"
+#include "host_hub.h"
+#include "routes.h"
+
+namespace {
+
+using namespace coffer;
+
+constexpr char kHelp[] =
+    "coffer-api: the API of Coffer.  It can seal and store, and open nothing.\n"
+    "\n"
+    "  coffer-api [--engine FILE] [--verbose]     serves until SIGTERM\n"
+    "  coffer-api --help | --version\n"
+    "\n"
+    "FILE is the engine config, COFFER_HOME/engine.toml without the option:\n"
+    "\n"
+    "  [storage]\n"
+    "  plugin = \"storage-sqlite\"\n"
+    "  [keys]\n"
+    "  socket = \"/run/coffer-keys/keys.sock\"\n"
+    "  [api]\n"
+    "  socket = \"/run/coffer-api/api.sock\"     # open to every user of the host: the token counts\n"
+    "  listen = \"127.0.0.1:4280\"               # and, or, TCP; off loopback with TLS:\n"
+    "  certificate = \"tls.crt\"\n"
+    "  key = \"tls.key\"\n"
+    "\n"
+    "Beside it, from `coffer init --keys SOCKET --identity HEX`: api/ and pins/.  Tokens for its users are "
+    "made with\n"
+    "`coffer token create` in this home.\n";
+
+// Which hosts the key service knows.  While it is away, those that it has named before.
+class Admission {
+ public:
+  explicit Admission(std::string socket) : keys_(std::move(socket)) {}
+  Result<void> operator()(const PublicKey &host) {
+    const std::lock_guard lock(mutex_);
+    const auto all = keys_.hosts();
+    if (!all && all.error().code == ErrorCode::kUnavailable && known_.contains(host)) return {};
+    if (!all) return std::unexpected(all.error());
+    known_.clear();
+    for (const HostInfo &h : *all)
+      if (!h.revoked) known_.insert(h.key);
+    if (known_.contains(host)) return {};
+    return fail(ErrorCode::kPermissionDenied, "it is not enrolled with the key service",
+                "`coffer host enroll NAME`, then `coffer host join NAME` on the host.");
+  }
+
+ private:
+  std::mutex mutex_;
+  KeyClient keys_;
+  std::set<PublicKey> known_;
+};
+
+Result<void> serve(const std::string &engine) {
+  COFFER_TRY(const cli::Home home, cli::Home::find(engine));
+  COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
+  if (config.keys_socket.empty())
+    return fail(ErrorCode::kInvalidArgument, home.engine_file().string() + " has no `socket` under [keys]",
+                "See coffer-api --help.");
+  if (config.api.socket.empty() && config.api.listen.empty())
+    return fail(ErrorCode::kInvalidArgument,
+                home.engine_file().string() + " has neither `socket` nor `listen` under [api]",
+                "See coffer-api --help.");
+  COFFER_TRY(const Pins pins, home.pins());
+  COFFER_TRY(const SecretBytes seed, home.writer_seed());
+  COFFER_TRY(const SecretBytes root, home.token_root());
+  COFFER_CHECK(home.digest_credential());
+  const auto make = [&]() -> Result<std::unique_ptr<api::Seat>> {
+    COFFER_TRY(SigningKey writer, SigningKey::from_seed(seed.reveal()));
+    COFFER_TRY(Storage for_vault, Storage::open(config.storage));
+    COFFER_TRY(Vault vault, Vault::open(std::move(for_vault), std::move(writer), pins));
+    COFFER_TRY(Storage for_tokens, Storage::open(config.storage));
+    COFFER_TRY(TokenAuthority tokens,
+               TokenAuthority::open(std::move(for_tokens), root, home.revoked_tokens()));
+    return std::unique_ptr<api::Seat>(
+        new api::Seat{std::move(vault), KeyClient(config.keys_socket.string()), std::move(tokens)});
+  };
+  api::Seats seats(make);
+  COFFER_CHECK(seats.take());  // what is wrong with the vault is told by whoever starts this
+  const AuditLog audit(home.audit_log("api"));
+  COFFER_CHECK(audit.ready());
+  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
+    log(LogLevel::kWarn, "api", "memory cannot be locked: raise LimitMEMLOCK in the unit");
+
+  sigset_t stop;
+  sigemptyset(&stop);
+  sigaddset(&stop, SIGTERM);
+  sigaddset(&stop, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
+  const int stop_fd = ::signalfd(-1, &stop, SFD_CLOEXEC);
+
+  Admission admission(config.keys_socket.string());
+  api::HostHub *connected = nullptr;
+  // What was cut off while no host was there: by the end of an agent, of this API, or of both.
+  const auto finish_cut_off = [&] {
+    const auto seat = seats.take();
+    if (!seat) return log(LogLevel::kWarn, "api", seat.error().message);
+    const auto apps = (*seat)->vault.apps();
+    if (!apps) return log(LogLevel::kWarn, "api", apps.error().message);
+    for (const AppEntry &entry : *apps) {
+      api::LazyHost host([&] { return connected->host(); });
+      Deployer deployer((*seat)->vault, (*seat)->keys, host, "coffer-api", &audit);
+      const auto app = (*seat)->vault.app(entry.name);
+      const auto finished = app ? deployer.finish_cut_off(*app)
+                                : Result<std::vector<std::string>>(std::unexpected(app.error()));
+      if (!finished) log(LogLevel::kWarn, "api", "App " + entry.name + ": " + finished.error().message);
+      if (finished)
+        for (const std::string &warning : *finished) log(LogLevel::kWarn, "api", warning);
+    }
+  };
+  api::HostHub hub({.admit = std::ref(admission), .came = finish_cut_off});
+  connected = &hub;
+  COFFER_TRY(const auto server,
+             http::Server::start({.unix_path = config.api.socket.string(),
+                                  .unix_mode = 0666,
+                                  .tcp = config.api.listen,
+                                  .tls_certificate_file = config.api.certificate.string(),
+                                  .tls_key_file = config.api.key.string()},
+                                 api::handler({.seats = &seats,
+                                               .audit = &audit,
+                                               .find_host = [&] { return hub.host(); },
+                                               .host_session = [&](http::Duplex &c) { hub.serve(c); },
+                                               .digest_credential = [&] { return home.digest_credential(); },
+                                               .accept_plaintext = config.api.accept_plaintext}),
+                                 api::admit));
+  log(LogLevel::kInfo, "api",
+      "listens at " + (config.api.socket.empty() ? config.api.listen : config.api.socket.string()));
+  notify_service_manager("READY=1");
+  signalfd_siginfo got;
+  while (::read(stop_fd, &got, sizeof got) < 0 && errno == EINTR) {
+  }
+  notify_service_manager("STOPPING=1");
+  server->stop();
+  log(LogLevel::kInfo, "api", "ended");
+  return {};
+}
+
+int refuse(const char *what) {
+  std::fprintf(stderr, "Error: %s\nSee coffer-api --help.\n", what);
+  return 2;
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  occupy_standard_streams();
+  harden_process();
+  set_log_level(LogLevel::kInfo);
+  std::string engine;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout) < 0;
+    if (word == "--version") return std::puts("coffer-api " COFFER_VERSION) < 0;
+    if (word == "--verbose")
+      set_log_level(LogLevel::kDebug);
+    else if (word == "--engine" && i + 1 < argc)
+      engine = argv[++i];
+    else
+      return refuse("an option is not known, or lacks its value");
+  }
+  try {
+    const auto served = serve(engine);
+    if (served) return 0;
+    cli::print_error(served.error());
+    return cli::exit_code(served.error().code);
+  } catch (const std::bad_alloc &) {
+    std::fputs("Error: out of memory\n", stderr);
+  } catch (...) {
+    // The text of an exception could quote its input.
+    std::fputs("Error: internal error\n", stderr);
+  }
+  return 1;
+}
