@@ -64,6 +64,12 @@ Result<Bytes> HostClient::call(Bytes request, const During &during) const {
       pollfd fds[] = {{link_.fd(), POLLIN, 0}, {during.in_fd, POLLIN, 0}};
       if (::poll(fds, 2, -1) < 0) continue;  // EINTR
       if (!fds[0].revents) {
+        // Never blocked in a send while the agent is: it may have much to say before it takes more.
+        pollfd link{link_.fd(), POLLIN | POLLOUT, 0};
+        if (::poll(&link, 1, -1) < 0) continue;
+        fds[0].revents = link.revents & ~POLLOUT;
+      }
+      if (!fds[0].revents) {
         uint8_t buffer[kMostInput];
         const int64_t n = during.in(buffer);
         if (n < 0) return fail(ErrorCode::kCancelled, "interrupted");
