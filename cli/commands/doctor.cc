@@ -71,6 +71,16 @@ Result<int> doctor(Arguments &a) {
     return report.finish(a.json);
   const auto config = read_engine_config(home->engine_file());
   if (!report.add("engine config is readable", config)) return report.finish(a.json);
+  // A home from which an API is asked has nothing else.
+  if (const auto engine = Engine::open(a); engine && (*engine)->remote()) {
+    report.add("pinned key service", home->identity());
+    const auto control = (*engine)->control();
+    if (report.add("token", control)) {
+      const auto apps = (*control)->apps();
+      report.add("API", apps, apps ? std::to_string(apps->size()) + " Apps are shown to the token" : "");
+    }
+    return report.finish(a.json);
+  }
   probe<Storage>(report, config->storage);
   probe<Storage>(report, config->agent_storage);
   if (config->keys_socket.empty()) {

@@ -31,11 +31,14 @@ if embedded; then
   json 'all(.[]; .ok)'
 else
   chmod 755 "$WORK"
+  mkdir -m 777 "$guest" # places for files are made by the agent's user
   COFFER_BIN=$(dirname "$(realpath "$1")")
   export COFFER_BIN COFFER_HOME=$WORK/server/user
   at_end() { "$server_up" stop "$WORK/server"; }
   ok "$server_up" start "$WORK/server" --storage "$storage" --runtime "$runtime"
-  expect_code 4 coffer doctor
+  ok coffer doctor -j
+  json 'all(.[]; .ok)'
+  expect_code 4 coffer vault check
 fi
 ok coffer apps list -j
 json '. == []'
@@ -184,7 +187,7 @@ same "$(machine one release)" "$(machine two release)" "the release of one set"
 same two "$(inside_env one FIRST)"
 same r2 "$(inside_env two ROTATED)"
 # The progress names a Machine in each line: all lines of one, then all of the other.
-same 2 "$(err | sed -n 's/^Machine \([0-9a-f]*\): .*/\1/p' | uniq | grep -c .)" "Machines booted one after the other"
+embedded && same 2 "$(err | sed -n 's/^Machine \([0-9a-f]*\): .*/\1/p' | uniq | grep -c .)" "Machines booted one after the other"
 ok coffer secrets set -a web -j FIRST=three
 json --arg a "$id" --arg b "$other_id" '.changed == ["FIRST"] and (.machines | map(.id) | sort) == ([$a, $b] | sort) and all(.machines[]; .result == "started") and .release > 0'
 
