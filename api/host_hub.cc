@@ -7,7 +7,6 @@ namespace coffer::api {
 namespace {
 using namespace std::chrono_literals;
 constexpr auto kPatience = 5s;  // an agent dials again in less
-constexpr size_t kMostSpares = 16;
 }  // namespace
 
 HostHub::HostHub(Config config) : config_(std::move(config)), teller_([this] { tell(); }) {}
@@ -33,15 +32,6 @@ void HostHub::tell() {
   }
 }
 
-void HostHub::put(Spare spare) {
-  {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(spares_, [](const Spare &s) { return !s.link.quiet(); });
-    if (spares_.size() < kMostSpares) spares_.push_back(std::move(spare));
-  }
-  changed_.notify_all();
-}
-
 void HostHub::serve(http::Duplex &connection) {
   const auto host = http::hear_hello(connection);
   if (!host) return log(LogLevel::kWarn, "api", "a host was turned away: " + host.error().message);
@@ -53,8 +43,10 @@ void HostHub::serve(http::Duplex &connection) {
   {
     const std::lock_guard lock(mutex_);
     if (sessions_++ == 0) news_ = true;
+    std::erase_if(spares_, [](const Spare &s) { return !s.link.quiet(); });
+    spares_.push_back({*host, std::move(pair->first)});
   }
-  put({*host, std::move(pair->first)});
+  changed_.notify_all();
   http::carry(connection, std::move(pair->second));
   const std::lock_guard lock(mutex_);
   --sessions_;
@@ -68,9 +60,7 @@ Result<std::unique_ptr<MachineHost>> HostHub::host() {
       Spare spare = std::move(spares_.front());
       spares_.pop_front();
       if (!spare.link.quiet()) continue;  // its agent has gone
-      const PublicKey host = spare.host;
-      return std::make_unique<HostClient>(host, std::move(spare.link),
-                                          [this, host](MessageSocket link) { put({host, std::move(link)}); });
+      return std::make_unique<HostClient>(spare.host, std::move(spare.link));
     }
     if (ends_ || changed_.wait_until(lock, end) == std::cv_status::timeout)
       return fail(ErrorCode::kUnavailable, "no host's agent is connected", "Start coffer-agent on the host.");

@@ -48,10 +48,6 @@ Bytes answer(const BootOrder *order, Question question, Decoder &d) {
 
 }  // namespace
 
-HostClient::~HostClient() {
-  if (!broken_ && give_back_) give_back_(std::move(link_));
-}
-
 Result<Bytes> HostClient::call(Bytes request) const { return call(std::move(request), During{}); }
 
 Result<Bytes> HostClient::call(Bytes request, const During &during) const {

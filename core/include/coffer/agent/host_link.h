@@ -38,12 +38,9 @@ class MessageSocket {
 // Thread rule: one thread at a time.
 class HostClient : public MachineHost {
  public:
-  // `give_back`: gets the link when the client is done with it, unless it is broken.
-  HostClient(const PublicKey &host, MessageSocket link, std::function<void(MessageSocket)> give_back = {})
-      : host_(host), link_(std::move(link)), give_back_(std::move(give_back)) {}
-  ~HostClient() override;
-  HostClient(const HostClient &) = delete;
-  HostClient &operator=(const HostClient &) = delete;
+  // What it leaves half done when it ends can be finished by others: with the link ends whoever held the
+  // leases.
+  HostClient(const PublicKey &host, MessageSocket link) : host_(host), link_(std::move(link)) {}
 
   const PublicKey &host() const override { return host_; }
   Result<std::string> ensure_image(const std::string &image, bool pull) const override;
@@ -78,7 +75,6 @@ class HostClient : public MachineHost {
   PublicKey host_;
   mutable MessageSocket link_;
   mutable bool broken_ = false;
-  std::function<void(MessageSocket)> give_back_;
 };
 
 // Answers what comes over `link` until it ends.  `keep`: is shown each order before it is booted, and may

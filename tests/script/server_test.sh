@@ -1,0 +1,138 @@
+#!/bin/bash
+# server_test.sh COFFER SERVER_UP [ROUNDS]: server mode keeps what it promises while its parts end, one by one and killed.
+# Needs root, to be several users.  ROUNDS: boots in which each daemon is killed.
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+[ "$(id -u)" = 0 ] || exit 77
+bin=$(dirname "$(realpath "$1")")
+begin "$1"
+server_up=$2 rounds=${3:-4}
+export COFFER_BIN=$bin COFFER_HOME=$WORK/server/user
+dir=$WORK/server
+chmod 755 "$WORK"
+at_end() { "$server_up" stop "$dir" || true; }
+up() { ok "$server_up" start "$dir"; }
+down() { ok "$server_up" stop "$dir" "$@"; }
+inside() { coffer machine exec -a web "$1" -- sh -c "printf %s \"\$$2\"" </dev/null 2>/dev/null; }
+machine() { field ".[] | select(.name == \"$1\") | .$2" machine list -a web; }
+is() { [ "$(machine "$1" "$2")" = "$3" ]; }
+
+step "the API links nothing that opens, and the key service does"
+opens='coffer::(Opener|HpkeReceiver|KeyService)::'
+same 0 "$(nm -C "$bin/coffer-api" | grep -cE "$opens")" "what opens in coffer-api"
+[ "$(nm -C "$bin/coffer-keys" | grep -cE "$opens")" -gt 0 ] || failed "the search finds nothing where it is"
+
+step "three daemons under three users, none of whom reads what is another's"
+up
+ok coffer apps create web
+value=$(canary)
+ok coffer secrets set -a web --stage VALUE="$value" SMALL=1
+ok coffer machine run -a web --name one host -- sleep 1000000
+same "$value" "$(inside one VALUE)"
+as() { setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}"; }
+for user in 64202 64203; do
+  expect_code 1 as $user cat "$dir/keys/keys.db"
+  expect_code 1 as $user sh -c "cat $dir/keys/kms/*"
+done
+expect_code 1 as 64203 cat "$dir/api/api/writer.key"
+expect_code 1 as 64202 cat "$dir/agent/host/host.key"
+
+step "a token does what it allows, for the Apps that it names"
+all=$(cat "$dir/user/user.token")
+narrow() { coffer token narrow -q "$@" <<<"$all"; }
+with() { COFFER_TOKEN=$1 "${@:2}"; }
+expect_code 5 with "$(narrow --allow list)" coffer secrets set -a web --stage VALUE=x
+says '`set`'
+ok with "$(narrow --allow list)" coffer secrets list -a web
+expect_code 5 with "$(narrow --app other)" coffer secrets list -a web
+ok with "$(narrow --app other)" coffer apps list -j
+json '. == []'
+expect_code 5 with "$(narrow --allow list,set)" coffer secrets set -a web SMALL=2
+says '`deploy`'
+expect_code 5 with "$(narrow --allow machine)" coffer machine exec -a web one -- true
+expect_code 5 with "${all%????}aaaa" coffer apps list
+expect_code 5 with coffer_abc coffer apps list
+
+step "without the key service secrets are set, unset, imported and listed, and nothing is opened"
+down keys
+ok coffer secrets set -a web --stage VALUE="$value" SMALL=3 GOES=1
+ok coffer secrets unset -a web --stage GOES
+ok coffer secrets import -a web --stage < <(printf 'IMPORTED=4\n')
+ok coffer secrets list -a web -j
+json 'map(.name) == ["IMPORTED", "SMALL", "VALUE"]'
+same "$value" "$(inside one VALUE)" "what runs goes on"
+instance=$(machine one instance_id)
+expect_code 6 coffer machine restart -a web one
+says "key service"
+same "$instance" "$(machine one instance_id)"
+expect_code 6 coffer machine run -a web --name two host -- sleep 1000000
+up
+ok coffer secrets deploy -a web
+same "3 4" "$(inside one SMALL) $(inside one IMPORTED)"
+
+step "without the agent secrets are set, and Machines go on"
+down agent
+ok coffer secrets set -a web --stage SMALL=5
+expect_code 6 coffer machine restart -a web one
+says "agent"
+up
+eventually 20 is one state started
+ok coffer secrets deploy -a web
+same 5 "$(inside one SMALL)"
+
+step "without the API an app that crashed is booted again, with what it had"
+instance=$(machine one instance_id)
+down api
+pid=$(pgrep -f -u 64203 'sleep 1000000' | tail -n 1)
+kill -KILL "$pid"
+runs_anew() { [ "$(pgrep -f -u 64203 'sleep 1000000' | tail -n 1)" != "$pid" ] && pgrep -f -u 64203 'sleep 1000000'; }
+eventually 30 runs_anew >/dev/null
+up
+eventually 20 is one state started
+different "$instance" "$(machine one instance_id)"
+same "$value" "$(inside one VALUE)"
+
+step "each daemon is killed while Machines boot: each runs once, as it is wanted"
+ok coffer machine run -a web --name two host -- sleep 1000000
+n=0
+for ((round = 0; round < rounds; round++)); do
+  for victim in keys api agent; do
+    n=$((n + 1))
+    coffer secrets set -a web SMALL="round $n" >/dev/null 2>&1 &
+    set=$!
+    sleep "0.0$((RANDOM % 9))$((RANDOM % 9))" # somewhere in it
+    down "$victim" KILL
+    up
+    wait "$set" || true
+    for name in one two; do eventually 60 is $name state started; done
+    ok coffer secrets set -a web SMALL="round $n" OTHER="$n"
+    for name in one two; do
+      same "round $n" "$(inside $name SMALL)"
+      same "$value" "$(inside $name VALUE)"
+    done
+    same 2 "$(pgrep -cxf -u 64203 'sleep 1000000')" "apps that run after $victim was killed, round $round"
+  done
+done
+
+step "a destroyed Machine's secrets are gone from the host, and no value was ever in the API"
+# The writable memory of a process, as a core dump would have it.
+memory() { # PID
+  local range perms rest from to
+  while read -r range perms rest; do
+    case $perms in *w*) ;; *) continue ;; esac
+    from=$((16#${range%-*})) to=$((16#${range#*-}))
+    dd if="/proc/$1/mem" bs=4096 skip=$((from / 4096)) count=$(((to - from) / 4096)) 2>/dev/null || true
+  done <"/proc/$1/maps"
+}
+holds() { memory "$("$server_up" pid "$dir" "$1")" | grep -qaF -f <(forms "$2"); }
+for i in $(seq 20); do ok coffer secrets set -a web --stage VALUE="$value" N="$i"; done
+ok coffer machine destroy -a web two --force
+ok coffer machine destroy -a web one --force
+for daemon in agent api; do if holds $daemon "$value"; then failed "a value is in the memory of coffer-$daemon"; fi; done
+# The control: something that is there is found.
+holds api "$(cat "$dir/api/pins/identity" | head -c 16)" || holds api "secrets" || failed "the memory search finds nothing"
+nowhere "$value" "$dir"
+
+step "they end when they are told to"
+down
+for daemon in keys api agent; do expect_code 1 "$server_up" pid "$dir" $daemon; done
