@@ -1,6 +1,6 @@
-// HostHub: the agents that have dialled this API.  An agent always keeps one spare session here; who orders
-// its host takes it, and the agent dials the next.  A session is put back when the request is done, for the
-// next one. Thread-safe.
+// HostHub: the agents that have dialled this API.  An agent always keeps one spare session here; who orders its host
+// takes it for one request, and the agent dials the next.
+// Thread rule: any number of threads.
 #ifndef COFFER_API_HOST_HUB_H
 #define COFFER_API_HOST_HUB_H
 

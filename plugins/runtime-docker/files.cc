@@ -150,7 +150,7 @@ void SecretFiles::fill(const std::string &instance, size_t index, const coffer_d
   const bool root = ::geteuid() == 0;
   if (root && ::fchown(file.get(), uid, gid) != 0)
     throw errno_error(COFFER_UNAVAILABLE, "the owner of a file secret", errno);
-  if (::fchmod(file.get(), root ? d.mode : 0444) != 0)
+  if (::fchmod(file.get(), root ? d.mode : 0444 | (d.mode & 0111 ? 0111 : 0)) != 0)
     throw errno_error(COFFER_UNAVAILABLE, "the mode of a file secret", errno);
 }
 

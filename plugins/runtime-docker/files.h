@@ -28,7 +28,8 @@ class SecretFiles {
   // Makes `n` empty files; while the answer lives, sweep() leaves them alone.
   Fd prepare(const std::string &instance, size_t n) const;
   std::string path(const std::string &instance, size_t index) const;
-  // Fills one: bytes, owner, mode.  Without root the file is 0444 below its 0700 folder.
+  // Fills one: bytes, owner, mode.  Without root the file is 0444, or 0555 where somebody may execute it,
+  // below its 0700 folder.
   void fill(const std::string &instance, size_t index, const coffer_delivery &, uint32_t uid,
             uint32_t gid) const;
   // Overwrites and removes.

@@ -70,7 +70,8 @@ says "not enrolled"
 json_machines() { coffer machine list -a web -j | jq length; }
 same 0 "$(json_machines)"
 expect_code 5 coffer host enroll alpha
-expect_code 5 coffer host list
+ok coffer host list -j # which ones there are, an API may know
+json ". == []"
 ok as_service "$WORK/bin/coffer" host enroll alpha -q
 cp "$OUTPUTS/out" token
 [[ $(cat token) =~ ^[0-9a-f]{32}$ ]] || failed "no token"

@@ -1,14 +1,15 @@
 #!/bin/bash
-# server_test.sh COFFER SERVER_UP [ROUNDS]: server mode keeps what it promises while its parts end, one by one and killed.
+# server_test.sh COFFER SERVER_UP UNIT [ROUNDS]: server mode keeps what it promises while its parts end, one by one and killed.
 # Needs root, to be several users.  ROUNDS: boots in which each daemon is killed.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 [ "$(id -u)" = 0 ] || exit 77
 bin=$(dirname "$(realpath "$1")")
 begin "$1"
-server_up=$2 rounds=${3:-4}
+server_up=$2 unit=$(realpath "$3") rounds=${4:-4}
 export COFFER_BIN=$bin COFFER_HOME=$WORK/server/user
 dir=$WORK/server
+nap=$((1000000 + RANDOM * 32768 + RANDOM)) # nobody else sleeps as long
 chmod 755 "$WORK"
 at_end() { "$server_up" stop "$dir" || true; }
 up() { ok "$server_up" start "$dir"; }
@@ -27,7 +28,7 @@ up
 ok coffer apps create web
 value=$(canary)
 ok coffer secrets set -a web --stage VALUE="$value" SMALL=1
-ok coffer machine run -a web --name one host -- sleep 1000000
+ok coffer machine run -a web --name one host -- sleep "$nap"
 same "$value" "$(inside one VALUE)"
 as() { setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}"; }
 for user in 64202 64203; do
@@ -65,7 +66,7 @@ instance=$(machine one instance_id)
 expect_code 6 coffer machine restart -a web one
 says "key service"
 same "$instance" "$(machine one instance_id)"
-expect_code 6 coffer machine run -a web --name two host -- sleep 1000000
+expect_code 6 coffer machine run -a web --name two host -- sleep "$nap"
 up
 ok coffer secrets deploy -a web
 same "3 4" "$(inside one SMALL) $(inside one IMPORTED)"
@@ -83,9 +84,9 @@ same 5 "$(inside one SMALL)"
 step "without the API an app that crashed is booted again, with what it had"
 instance=$(machine one instance_id)
 down api
-pid=$(pgrep -f -u 64203 'sleep 1000000' | tail -n 1)
+pid=$(pgrep -f -u 64203 "sleep $nap" | tail -n 1)
 kill -KILL "$pid"
-runs_anew() { [ "$(pgrep -f -u 64203 'sleep 1000000' | tail -n 1)" != "$pid" ] && pgrep -f -u 64203 'sleep 1000000'; }
+runs_anew() { [ "$(pgrep -f -u 64203 "sleep $nap" | tail -n 1)" != "$pid" ] && pgrep -f -u 64203 "sleep $nap"; }
 eventually 30 runs_anew >/dev/null
 up
 eventually 20 is one state started
@@ -93,7 +94,7 @@ different "$instance" "$(machine one instance_id)"
 same "$value" "$(inside one VALUE)"
 
 step "each daemon is killed while Machines boot: each runs once, as it is wanted"
-ok coffer machine run -a web --name two host -- sleep 1000000
+ok coffer machine run -a web --name two host -- sleep "$nap"
 n=0
 for ((round = 0; round < rounds; round++)); do
   for victim in keys api agent; do
@@ -110,7 +111,7 @@ for ((round = 0; round < rounds; round++)); do
       same "round $n" "$(inside $name SMALL)"
       same "$value" "$(inside $name VALUE)"
     done
-    same 2 "$(pgrep -cxf -u 64203 'sleep 1000000')" "apps that run after $victim was killed, round $round"
+    same 2 "$(pgrep -cxf -u 64203 "sleep $nap")" "apps that run after $victim was killed, round $round"
   done
 done
 
@@ -136,3 +137,14 @@ nowhere "$value" "$dir"
 step "they end when they are told to"
 down
 for daemon in keys api agent; do expect_code 1 "$server_up" pid "$dir" $daemon; done
+
+step "the API's unit is hardened"
+if command -v systemd-analyze >/dev/null; then
+  cp "$unit" coffer-api.service
+  ok systemd-analyze security --offline=yes --threshold=15 ./coffer-api.service
+  # The control: without its sandbox it is not.
+  grep -v '^Private\|^Protect\|^SystemCall' "$unit" >weak.service
+  expect_code 1 systemd-analyze security --offline=yes --threshold=15 ./weak.service
+else
+  echo "(no systemd-analyze here: not looked at)"
+fi
