@@ -54,6 +54,42 @@ expect_code 5 with "$(narrow --allow machine)" coffer machine exec -a web one --
 expect_code 5 with "${all%????}aaaa" coffer apps list
 expect_code 5 with coffer_abc coffer apps list
 
+step "what is no request of ours is refused with a sentence, and nothing of it comes back"
+api() { # METHOD PATH [CURL-OPTION...]: the status is printed, the answer is in $OUTPUTS/out
+  curl -sS --unix-socket "$dir/run/api/api.sock" -o "$OUTPUTS/out" -w '%{http_code}' -X "$1" "http://api$2" \
+    -H "Authorization: Bearer ${token-$all}" "${@:3}" 2>"$OUTPUTS/err"
+  cat "$OUTPUTS/out" >>"$OUTPUTS/answers"
+}
+json_body=(-H 'Content-Type: application/json' --data-binary @-)
+bad=$(canary)
+version=$(field 'map(.version) | max' secrets list -a web)
+sealed=/v1/apps/web/secrets/sealed
+same 200 "$(token='' api GET /healthz)"
+same 401 "$(token='' api GET /v1/apps)"
+same 401 "$(token=$bad api GET /v1/apps)"
+same 404 "$(api GET /v1/nothing)"
+same 404 "$(api PATCH /v1/apps/web)"
+same 404 "$(api GET /v1/apps/$(printf absent))"
+same 400 "$(api GET "/v1/apps/..%2f$bad")"
+same 400 "$(api POST $sealed "${json_body[@]}" <<<"{\"set\": [{\"name\": \"$bad")"
+same 400 "$(api POST $sealed "${json_body[@]}" <<<"{\"$bad\": 1}")"
+same 400 "$(api POST $sealed "${json_body[@]}" <<<'{"unset": ["A"], "unset": []}')"
+same 400 "$(api POST $sealed "${json_body[@]}" <<<"{\"unset\": [\"$bad-\"]}")"
+same 400 "$(api POST $sealed "${json_body[@]}" <<<"{\"set\": [{\"name\": \"A\", \"record\": \"$bad\", \"digest\": \"0011223344556677\"}]}")"
+same 400 "$(api POST $sealed -H 'Content-Type: text/plain' --data-binary "$bad")"
+same 400 "$(printf '[%.0s' {1..200000} | api POST $sealed "${json_body[@]}")"
+same 413 "$(head -c 70000000 /dev/zero | api POST $sealed -H Expect: "${json_body[@]}")"
+same 413 "$(head -c 2000000 /dev/zero | api POST /v1/apps/web/deploy -H Expect: "${json_body[@]}")"
+same 403 "$(api POST /v1/apps/web/secrets "${json_body[@]}" <<<"{\"values\": {\"PLAIN\": \"$bad\"}}")"
+same 400 "$(api POST /v1/apps/web/machines "${json_body[@]}" <<<"{\"config\": {\"image\": \"host\", \"env\": {\"$bad=\": \"x\"}}}")"
+same 400 "$(api POST /v1/apps/web/machines "${json_body[@]}" <<<"{\"config\": {\"image\": \"host\", \"files\": [{\"guest_path\": \"$bad\", \"secret_name\": \"VALUE\"}]}}")"
+same 400 "$(api GET /v1/apps/web/machines/one/wait?state=$bad)"
+same 408 "$(api GET '/v1/apps/web/machines/one/wait?state=stopped&timeout=1')"
+same 200 "$(api GET '/v1/apps/web/machines/one/wait?state=started')"
+# A sealed value of another App, or of another name, is stored by nobody who could read it: the boot refuses it.
+same "$version" "$(field 'map(.version) | max' secrets list -a web)" "the newest version after all that"
+nowhere "$bad" "$dir"
+
 step "without the key service secrets are set, unset, imported and listed, and nothing is opened"
 down keys
 ok coffer secrets set -a web --stage VALUE="$value" SMALL=3 GOES=1
