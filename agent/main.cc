@@ -142,16 +142,13 @@ class Sessions {
         });
         ++spares_;
       }
-      const auto begin = std::chrono::steady_clock::now();
       auto connection = connect(**client);
       if (connection) {
         if (std::exchange(said, {}) != "") log(LogLevel::kInfo, "agent", "the API at " + url_ + " is back");
-        log(LogLevel::kDebug, "agent", "takes orders of " + url_);
         if (!std::exchange(connected_, true)) log(LogLevel::kInfo, "agent", "takes orders of " + url_);
         const std::lock_guard lock(mutex_);
         Session &s = sessions_.emplace_back();
         s.thread = std::thread([this, &s, c = *std::move(connection)]() mutable { run(s, std::move(c)); });
-        // One that ends at once was turned away: not again at once.
         pause = kShortestPause;
       } else {
         if (stopped_within(0ms)) return;
@@ -161,7 +158,6 @@ class Sessions {
         if (stopped_within(pause)) return;
         pause = std::min<std::chrono::milliseconds>(2 * pause, kLongestPause);
       }
-      if (std::chrono::steady_clock::now() - begin < 5ms && stopped_within(5ms)) return;
     }
   }
 
