@@ -2,27 +2,22 @@
 // the sessions one thread keeps running what ran, also while no API is there.
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <condition_variable>
-#include <csignal>
-#include <cstdio>
 #include <list>
 #include <mutex>
-#include <new>
 #include <thread>
 
 #include "../cli/files.h"
 #include "../cli/home.h"
-#include "../cli/output.h"
 #include "coffer/agent/kept_orders.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
 #include "coffer/config/engine_config.h"
 #include "coffer/keys/key_socket.h"
+#include "server/daemon.h"
 #include "server/http/client.h"
 #include "server/http/session.h"
 
@@ -240,15 +235,9 @@ Result<void> serve(const std::string &engine) {
   COFFER_TRY(SecretBytes seed, home.host_seed());
   const Host host{home, std::move(config), std::move(pins), std::move(seed)};
   COFFER_CHECK(home.lock_host());
-  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
-    log(LogLevel::kWarn, "agent", "memory cannot be locked: raise LimitMEMLOCK in the unit");
+  lock_memory("agent");
 
-  sigset_t stop;
-  sigemptyset(&stop);
-  sigaddset(&stop, SIGTERM);
-  sigaddset(&stop, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  const int stop_fd = ::signalfd(-1, &stop, SFD_CLOEXEC);
+  const int stop_fd = stop_signals();
 
   KeyClient keys(host.config.keys_socket.string());
   COFFER_TRY(Agent agent, host.agent(keys, stop_fd, worker_identity()));
@@ -278,39 +267,6 @@ Result<void> serve(const std::string &engine) {
   return {};
 }
 
-int refuse(const char *what) {
-  std::fprintf(stderr, "Error: %s\nSee coffer-agent --help.\n", what);
-  return 2;
-}
-
 }  // namespace
 
-int main(int argc, char **argv) {
-  occupy_standard_streams();
-  harden_process();
-  set_log_level(LogLevel::kInfo);
-  std::string engine;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view word = argv[i];
-    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout) < 0;
-    if (word == "--version") return std::puts("coffer-agent " COFFER_VERSION) < 0;
-    if (word == "--verbose")
-      set_log_level(LogLevel::kDebug);
-    else if (word == "--engine" && i + 1 < argc)
-      engine = argv[++i];
-    else
-      return refuse("an option is not known, or lacks its value");
-  }
-  try {
-    const auto served = serve(engine);
-    if (served) return 0;
-    cli::print_error(served.error());
-    return cli::exit_code(served.error().code);
-  } catch (const std::bad_alloc &) {
-    std::fputs("Error: out of memory\n", stderr);
-  } catch (...) {
-    // The text of an exception could quote its input.
-    std::fputs("Error: internal error\n", stderr);
-  }
-  return 1;
-}
+int main(int argc, char **argv) { return daemon_main(argc, argv, "coffer-agent", kHelp, serve); }

@@ -1,23 +1,20 @@
 // coffer-api: writes what was sealed elsewhere, makes launch specs, and has the hosts' agents boot.  It
 // cannot open a value: nothing that opens is linked, and no private key is ever here.
-#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <csignal>
-#include <cstdio>
-#include <new>
+#include <mutex>
 #include <set>
 
 #include "../cli/files.h"
 #include "../cli/home.h"
-#include "../cli/output.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
 #include "coffer/config/engine_config.h"
 #include "coffer/release/deployer.h"
 #include "host_hub.h"
 #include "routes.h"
+#include "server/daemon.h"
 
 namespace {
 
@@ -96,15 +93,9 @@ Result<void> serve(const std::string &engine) {
   COFFER_CHECK(seats.take());  // what is wrong with the vault is told by whoever starts this
   const AuditLog audit(home.audit_log("api"));
   COFFER_CHECK(audit.ready());
-  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
-    log(LogLevel::kWarn, "api", "memory cannot be locked: raise LimitMEMLOCK in the unit");
+  lock_memory("api");
 
-  sigset_t stop;
-  sigemptyset(&stop);
-  sigaddset(&stop, SIGTERM);
-  sigaddset(&stop, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  const int stop_fd = ::signalfd(-1, &stop, SFD_CLOEXEC);
+  const int stop_fd = stop_signals();
 
   Admission admission(config.keys_socket.string());
   api::HostHub *connected = nullptr;
@@ -152,39 +143,6 @@ Result<void> serve(const std::string &engine) {
   return {};
 }
 
-int refuse(const char *what) {
-  std::fprintf(stderr, "Error: %s\nSee coffer-api --help.\n", what);
-  return 2;
-}
-
 }  // namespace
 
-int main(int argc, char **argv) {
-  occupy_standard_streams();
-  harden_process();
-  set_log_level(LogLevel::kInfo);
-  std::string engine;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view word = argv[i];
-    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout) < 0;
-    if (word == "--version") return std::puts("coffer-api " COFFER_VERSION) < 0;
-    if (word == "--verbose")
-      set_log_level(LogLevel::kDebug);
-    else if (word == "--engine" && i + 1 < argc)
-      engine = argv[++i];
-    else
-      return refuse("an option is not known, or lacks its value");
-  }
-  try {
-    const auto served = serve(engine);
-    if (served) return 0;
-    cli::print_error(served.error());
-    return cli::exit_code(served.error().code);
-  } catch (const std::bad_alloc &) {
-    std::fputs("Error: out of memory\n", stderr);
-  } catch (...) {
-    // The text of an exception could quote its input.
-    std::fputs("Error: internal error\n", stderr);
-  }
-  return 1;
-}
+int main(int argc, char **argv) { return daemon_main(argc, argv, "coffer-api", kHelp, serve); }

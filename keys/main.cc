@@ -2,23 +2,19 @@
 // vault, listens on one unix socket, and has neither network nor core dump.
 #include <grp.h>
 #include <pwd.h>
-#include <sys/mman.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <charconv>
-#include <csignal>
 #include <cstdio>
-#include <new>
 
 #include "../cli/files.h"
 #include "../cli/home.h"
-#include "../cli/output.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
 #include "coffer/config/engine_config.h"
 #include "coffer/keys/key_service.h"
 #include "coffer/keys/key_socket.h"
+#include "server/daemon.h"
 
 namespace {
 
@@ -61,13 +57,9 @@ Result<std::vector<uid_t>> users(const std::vector<std::string> &names) {
   return out;
 }
 
-struct Options {
-  std::string engine;
-  bool init = false;
-};
-
-Result<void> serve(const Options &o) {
-  COFFER_TRY(const cli::Home home, cli::Home::find(o.engine));
+// `init`: makes its keys, and says its identity, and no more.
+Result<void> serve(const std::string &engine, bool init) {
+  COFFER_TRY(const cli::Home home, cli::Home::find(engine));
   COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
   COFFER_TRY(Storage store, Storage::open(config.keys_storage));
   {
@@ -75,7 +67,7 @@ Result<void> serve(const Options &o) {
     COFFER_TRY(const PublicKey identity, KeyService::initialize(store, kms));
     std::filesystem::create_directories(home.dir() / "pins");
     COFFER_CHECK(home.pin(identity));
-    if (o.init) {
+    if (init) {
       std::printf("%s\n", hex(identity).c_str());
       return {};
     }
@@ -94,15 +86,9 @@ Result<void> serve(const Options &o) {
       KeyService::open(std::move(store), [&] { return Kms::open(config.kms); }, writers, now_ms, &audit));
   // Now, not at the first boot: a KMS that does not answer is noticed by whoever starts this.
   COFFER_CHECK(service.unlock());
-  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
-    log(LogLevel::kWarn, "keys", "memory cannot be locked: raise LimitMEMLOCK in the unit");
+  lock_memory("keys");
 
-  sigset_t stop;
-  sigemptyset(&stop);
-  sigaddset(&stop, SIGTERM);
-  sigaddset(&stop, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-  const int stop_fd = ::signalfd(-1, &stop, SFD_CLOEXEC);
+  const int stop_fd = stop_signals();
   COFFER_TRY(KeyServer server, KeyServer::listen(where, service));
   log(LogLevel::kInfo, "keys", "listens at " + where.socket);
   notify_service_manager("READY=1");
@@ -112,42 +98,11 @@ Result<void> serve(const Options &o) {
   return {};
 }
 
-int refuse(const char *what) {
-  std::fprintf(stderr, "Error: %s\nSee coffer-keys --help.\n", what);
-  return 2;
-}
-
 }  // namespace
 
 int main(int argc, char **argv) {
-  occupy_standard_streams();
-  harden_process();
-  set_log_level(LogLevel::kInfo);
-  Options o;
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view word = argv[i];
-    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout) < 0;
-    if (word == "--version") return std::puts("coffer-keys " COFFER_VERSION) < 0;
-    if (word == "--init")
-      o.init = true;
-    else if (word == "--verbose")
-      set_log_level(LogLevel::kDebug);
-    else if (word == "--engine" && i + 1 < argc)
-      o.engine = argv[++i];
-    else
-      return refuse("an option is not known, or lacks its value");
-  }
-  try {
-    const auto served = serve(o);
-    if (served) return 0;
-    const Error &e = served.error();
-    cli::print_error(e);
-    return cli::exit_code(e.code);
-  } catch (const std::bad_alloc &) {
-    std::fputs("Error: out of memory\n", stderr);
-  } catch (...) {
-    // The text of an exception could quote its input.
-    std::fputs("Error: internal error\n", stderr);
-  }
-  return 1;
+  bool init = false;
+  return daemon_main(
+      argc, argv, "coffer-keys", kHelp, [&](const std::string &engine) { return serve(engine, init); },
+      &init);
 }

@@ -1,0 +1,65 @@
+#include "server/daemon.h"
+
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <new>
+
+#include "cli/output.h"
+#include "coffer/base/log.h"
+#include "coffer/base/process.h"
+
+namespace coffer {
+
+int daemon_main(int argc, char **argv, const char *name, const char *help,
+                const std::function<Result<void>(const std::string &engine)> &serve, bool *init) {
+  occupy_standard_streams();
+  harden_process();
+  set_log_level(LogLevel::kInfo);
+  std::string engine;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--help" || word == "-h") return std::fputs(help, stdout) < 0;
+    if (word == "--version") return std::printf("%s %s\n", name, COFFER_VERSION) < 0;
+    if (word == "--init" && init) {
+      *init = true;
+    } else if (word == "--verbose") {
+      set_log_level(LogLevel::kDebug);
+    } else if (word == "--engine" && i + 1 < argc) {
+      engine = argv[++i];
+    } else {
+      std::fprintf(stderr, "Error: an option is not known, or lacks its value\nSee %s --help.\n", name);
+      return 2;
+    }
+  }
+  try {
+    const auto served = serve(engine);
+    if (served) return 0;
+    cli::print_error(served.error());
+    return cli::exit_code(served.error().code);
+  } catch (const std::bad_alloc &) {
+    std::fputs("Error: out of memory\n", stderr);
+  } catch (...) {
+    // The text of an exception could quote its input.
+    std::fputs("Error: internal error\n", stderr);
+  }
+  return 1;
+}
+
+int stop_signals() {
+  sigset_t stop;
+  sigemptyset(&stop);
+  sigaddset(&stop, SIGTERM);
+  sigaddset(&stop, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop, nullptr);
+  return ::signalfd(-1, &stop, SFD_CLOEXEC);
+}
+
+void lock_memory(const char *service) {
+  if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
+    log(LogLevel::kWarn, service, "memory cannot be locked: raise LimitMEMLOCK in the unit");
+}
+
+}  // namespace coffer
