@@ -62,7 +62,7 @@ class Deployer {
   Deployer(Vault &vault, AppKeys &keys, MachineHost &host, std::string who, const AuditLog *audit = nullptr)
       : vault_(vault), keys_(keys), host_(host), who_(std::move(who)), audit_(audit) {}
 
-  // coffer-api: while the key service or the host is away (kUnavailable), secrets are set, unset and listed
+  // coffer-api: while the key service or the host is away (kUnavailable), secrets are set, unset and listed.
   // What it has not seen is reported at the next call that reaches it, which then also notices a vault that
   // was rolled back.  Boots are refused by whoever has to open for them.
   void go_on_without_keys() { without_keys_ = true; }
