@@ -1,16 +1,13 @@
 // coffer-agent: boots, watches and destroys the Machines of its host, as the APIs order that it dials. Beside
 // the sessions one thread keeps running what ran, also while no API is there.
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <condition_variable>
 #include <list>
 #include <mutex>
 #include <thread>
 
-#include "../cli/files.h"
 #include "../cli/home.h"
 #include "coffer/agent/kept_orders.h"
 #include "coffer/base/log.h"

@@ -365,18 +365,11 @@ Result<void> read_init(const JsonValue &v, MachineConfig &c) {
   return {};
 }
 
-bool is_variable(std::string_view name) {
-  return !name.empty() && !(name[0] >= '0' && name[0] <= '9') &&
-         std::ranges::all_of(name, [](unsigned char c) {
-           return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
-         });
-}
-
 Result<void> read_env(const JsonValue &v, MachineConfig &c) {
   COFFER_TRY(const auto members, v.members());
   for (const auto &[name, of] : members) {
     COFFER_TRY(const std::string_view value, of.text());
-    if (!is_variable(name) || !fits_env(name, as_bytes(value)))
+    if (!valid_variable(name) || !fits_env(name, as_bytes(value)))
       return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ", entry " +
                                                    std::to_string(c.env.size() + 1) +
                                                    ": not a variable, or over 131,071 bytes");

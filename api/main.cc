@@ -6,7 +6,6 @@
 #include <mutex>
 #include <set>
 
-#include "../cli/files.h"
 #include "../cli/home.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"

@@ -203,22 +203,16 @@ class Desk {
       std::erase_if(*all, [&](const AppSummary &a) { return !rights_.apps()->contains(a.name); });
     return listed(all);
   }
-  Result<AppSummary> summary_of(const App &app) {
-    COFFER_TRY(const std::vector<AppSummary> all, control_->apps());
-    for (const AppSummary &a : all)
-      if (a.name == app.name()) return a;
-    return fail(ErrorCode::kNotFound, "there is no App " + app.name());
-  }
   Answer create_app() {
     COFFER_TRY(const JsonValue root, body({"name"}));
     COFFER_TRY(const JsonValue name, root.at("name"));
     COFFER_TRY(const std::string_view text, name.text());
     COFFER_TRY(const App made, control_->create_app(text));
-    return answered(summary_of(made), 201);
+    return answered(control_->about(made), 201);
   }
   Answer get_app() {
     COFFER_TRY(const App a, app());
-    return answered(summary_of(a));
+    return answered(control_->about(a));
   }
   Answer destroy_app() {
     COFFER_TRY(const App a, app());
@@ -262,7 +256,7 @@ class Desk {
   }
 
   Answer write_sealed() {
-    COFFER_TRY(const JsonValue root, body({"set", "unset", "epoch"}));
+    COFFER_TRY(const JsonValue root, body({"set", "unset"}));
     COFFER_TRY(const App a, app());
     std::vector<SealedSecret> set;
     COFFER_TRY(const auto given, root.find("set"));

@@ -61,12 +61,6 @@ std::unexpected<Error> usage(std::string what) {
   return fail(ErrorCode::kInvalidArgument, std::move(what), "See `coffer machine run --help`.");
 }
 
-bool valid_variable(std::string_view name) {
-  return !name.empty() && !(name[0] >= '0' && name[0] <= '9') && std::ranges::all_of(name, [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || c == '_';
-  });
-}
-
 // GUEST_PATH=SECRET[:MODE]
 Result<FileBinding> parse_file(std::string_view text, size_t n) {
   const std::string which = "--file " + std::to_string(n);

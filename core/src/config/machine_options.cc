@@ -60,6 +60,12 @@ bool inside(std::string_view path, std::string_view folder) {
 
 }  // namespace
 
+bool valid_variable(std::string_view name) {
+  return !name.empty() && !(name[0] >= '0' && name[0] <= '9') && std::ranges::all_of(name, [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  });
+}
+
 Result<Port> parse_port(std::string_view text) {
   const auto expected = [] { return wrong("expected [[IP:]HOST:]PORT[/tcp|/udp]"); };
   Port p;

@@ -31,21 +31,26 @@ MachineSummary summary(const MachineStatus &m) {
   return out;
 }
 
+Result<AppSummary> LocalControl::about(const App &app) {
+  COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
+  AppSummary s{app.name(), app.id(), {}, 0, app.entry.created_ms};
+  size_t wanted = 0;
+  for (const StoredMachine &m : stored) {
+    COFFER_TRY(const SignedSpec spec, vault_.spec(app, m.record, m.record.spec_number));
+    if (spec.spec.config.kind != MachineKind::kService) continue;
+    ++s.machines;
+    wanted += m.record.desired == Desired::kStarted;
+  }
+  s.status = wanted ? "deployed" : s.machines ? "suspended" : "pending";
+  return s;
+}
+
 Result<std::vector<AppSummary>> LocalControl::apps() {
   COFFER_TRY(const std::vector<AppEntry> all, vault_.apps());
   std::vector<AppSummary> out;
   for (const AppEntry &entry : all) {
     COFFER_TRY(const App found, app(entry.name));
-    COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(found));
-    AppSummary s{entry.name, entry.app_id, {}, 0, entry.created_ms};
-    size_t wanted = 0;
-    for (const StoredMachine &m : stored) {
-      COFFER_TRY(const SignedSpec spec, vault_.spec(found, m.record, m.record.spec_number));
-      if (spec.spec.config.kind != MachineKind::kService) continue;
-      ++s.machines;
-      wanted += m.record.desired == Desired::kStarted;
-    }
-    s.status = wanted ? "deployed" : s.machines ? "suspended" : "pending";
+    COFFER_TRY(AppSummary s, about(found));
     out.push_back(std::move(s));
   }
   return out;

@@ -80,33 +80,11 @@ std::optional<Bytes> unbase64_any(std::string_view text) {
   }
   if (text.size() % 4 == 1) return std::nullopt;
   if (text.find_first_of("+/") != text.npos && text.find_first_of("-_") != text.npos) return std::nullopt;
-  Bytes out;
-  out.reserve(text.size() * 3 / 4);
-  uint32_t bits = 0;
-  int held = 0;
-  for (const char c : text) {
-    uint32_t six = 0;
-    if (c >= 'A' && c <= 'Z')
-      six = static_cast<uint32_t>(c - 'A');
-    else if (c >= 'a' && c <= 'z')
-      six = static_cast<uint32_t>(c - 'a') + 26;
-    else if (c >= '0' && c <= '9')
-      six = static_cast<uint32_t>(c - '0') + 52;
-    else if (c == '+' || c == '-')
-      six = 62;
-    else if (c == '/' || c == '_')
-      six = 63;
-    else
-      return std::nullopt;
-    bits = bits << 6 | six;
-    if ((held += 6) >= 8) {
-      held -= 8;
-      out.push_back(static_cast<uint8_t>(bits >> held));
-      bits &= (1u << held) - 1;
-    }
-  }
-  if (bits != 0) return std::nullopt;
-  return out;
+  std::string standard(text);
+  std::ranges::replace(standard, '-', '+');
+  std::ranges::replace(standard, '_', '/');
+  standard.append((4 - standard.size() % 4) % 4, '=');
+  return unbase64(standard);
 }
 
 }  // namespace

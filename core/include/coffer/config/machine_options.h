@@ -12,6 +12,8 @@
 
 namespace coffer {
 
+// The name of an environment variable: [A-Za-z_][A-Za-z0-9_]*
+bool valid_variable(std::string_view);
 // [[IP:]HOST:]PORT[/tcp|/udp]; an IPv6 address in [ ]; HOST 0 or left out: the platform chooses.
 Result<Port> parse_port(std::string_view);
 // No port of the host is given away twice.

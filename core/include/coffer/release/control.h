@@ -92,6 +92,7 @@ class LocalControl : public Control {
         deployer_(deployer),
         digest_credential_(std::move(digest_credential)) {}
 
+  Result<AppSummary> about(const App &);
   Result<std::vector<AppSummary>> apps() override;
   Result<App> app(std::string_view name) override;
   Result<App> create_app(std::string_view name) override;
