@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "../cli/home.h"
+#include "api/client/key_relay.h"
 #include "coffer/agent/kept_orders.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
@@ -33,8 +34,9 @@ constexpr char kHelp[] =
     "\n"
     "  [agent]\n"
     "  api = [\"unix:///run/coffer-api/api.sock\"]   # or http://127.0.0.1:PORT, https://HOST\n"
+    "  mounts = [\"/srv/web\"]                       # folders of the host that Machines may have; others: none\n"
     "  [keys]\n"
-    "  socket = \"/run/coffer-keys/keys.sock\"\n"
+    "  socket = \"/run/coffer-keys/keys.sock\"       # not there: asked through the API (its `relay_keys`)\n"
     "  [runtime]\n"
     "  plugin = \"runtime-docker\"\n"
     "\n"
@@ -49,9 +51,16 @@ struct Host {
   EngineConfig config;
   Pins pins;
   SecretBytes seed;
+  mutable MachineChanges changes;
+  mutable api::KeyRelay relay;
 
+  // Its socket, or, where there is none, the way through the APIs.
+  KeyClient keys() const {
+    if (!config.keys_socket.empty()) return KeyClient(config.keys_socket.string());
+    return KeyClient("the API's", [this] { return relay.dial(); });
+  }
   // For one thread.  `keys` outlives it.
-  Result<Agent> agent(BootKeys &keys, int stop_fd, std::shared_ptr<const std::string> owner) const {
+  Result<Agent> agent(BootKeys &keys, int stop_fd, const Steps &steps = {}) const {
     COFFER_TRY(SigningKey host_key, SigningKey::from_seed(seed.reveal()));
     return Agent::create({.open_store = [this] { return Storage::open(config.agent_storage); },
                           .open_runtime = [this] { return Runtime::open(config.runtime); },
@@ -68,9 +77,12 @@ struct Host {
                           .identity = pins.identity,
                           .keys = &keys,
                           .cancel_fd = stop_fd,
-                          .owner = std::move(owner),
-                          .progress = {},
-                          .image_progress = {}});
+                          .owner = worker_identity(),
+                          .progress = steps,
+                          .image_progress = steps ? [steps](std::string_view line) { steps("", line); }
+                                                  : std::function<void(std::string_view)>{},
+                          .changes = &changes,
+                          .mounts = config.agent_mounts});
   }
 };
 
@@ -199,13 +211,15 @@ class Sessions {
   }
 
   void serve(MessageSocket &link) const {
-    KeyClient keys(host_.config.keys_socket.string());
-    auto agent = host_.agent(keys, stop_fd_, worker_identity());
+    KeyClient keys = host_.keys();
+    auto agent = host_.agent(keys, stop_fd_, [&](std::string_view machine, std::string_view step) {
+      (void)tell_step(link, machine, step);
+    });
     auto store = Storage::open(host_.config.agent_storage);
     if (!agent || !store)
       return log(LogLevel::kError, "agent", agent ? store.error().message : agent.error().message);
     OrderBook book(*std::move(store), host_.pins.writers);
-    serve_host(*agent, link, [&](BootOrder &order) { book.keep(order); });
+    serve_host(*agent, link, [&](BootOrder &order) { book.keep(order); }, &host_.changes);
   }
 
   const Host &host_;
@@ -225,19 +239,21 @@ Result<void> serve(const std::string &engine) {
   if (config.agent_apis.empty())
     return fail(ErrorCode::kInvalidArgument, home.engine_file().string() + " has no `api` under [agent]",
                 "See coffer-agent --help.");
-  if (config.keys_socket.empty())
-    return fail(ErrorCode::kInvalidArgument, home.engine_file().string() + " has no `socket` under [keys]",
-                "See coffer-agent --help.");
   COFFER_TRY(Pins pins, home.pins());
   COFFER_TRY(SecretBytes seed, home.host_seed());
-  const Host host{home, std::move(config), std::move(pins), std::move(seed)};
   COFFER_CHECK(home.lock_host());
   lock_memory("agent");
 
   const int stop_fd = stop_signals();
 
-  KeyClient keys(host.config.keys_socket.string());
-  COFFER_TRY(Agent agent, host.agent(keys, stop_fd, worker_identity()));
+  const Host host{.home = home,
+                  .config = config,
+                  .pins = std::move(pins),
+                  .seed = SecretBytes::copy_of(seed.reveal()),
+                  .changes = {},
+                  .relay{config.agent_apis, config.agent_ca.string(), std::move(seed), stop_fd}};
+  KeyClient keys = host.keys();
+  COFFER_TRY(Agent agent, host.agent(keys, stop_fd));
   COFFER_TRY(Storage store, Storage::open(host.config.agent_storage));
   OrderBook book(std::move(store), host.pins.writers);
   KeptOrders orders(agent, book);
@@ -258,6 +274,7 @@ Result<void> serve(const std::string &engine) {
   notify_service_manager("READY=1");
   const auto ran = reconciler.run();
   notify_service_manager("STOPPING=1");
+  host.changes.end();
   apis.clear();
   COFFER_CHECK(ran);
   log(LogLevel::kInfo, "agent", "ended; the Machines go on");

@@ -1,23 +1,43 @@
 #include "host_hub.h"
 
+#include <sys/socket.h>
+
 #include "coffer/base/log.h"
 #include "server/http/session.h"
 
 namespace coffer::api {
 namespace {
 using namespace std::chrono_literals;
-constexpr auto kPatience = 5s;  // an agent dials again in less
+constexpr auto kPatience = 5s;         // an agent dials again in less
+constexpr auto kReader = 60s;          // an agent that takes nothing is dead
+constexpr size_t kMostSpares = 8;      // above, a session ends with its request
+constexpr size_t kMostStrangers = 32;  // above, who connects is sent away
 }  // namespace
 
-HostHub::HostHub(Config config) : config_(std::move(config)), teller_([this] { tell(); }) {}
+class HostHub::Borrowed : public HostClient {
+ public:
+  Borrowed(HostHub &hub, Spare spare, Steps steps)
+      : HostClient(spare.host, std::move(spare.link), std::move(steps)), hub_(hub) {}
+  ~Borrowed() override {
+    if (only_looked()) hub_.give_back({host(), take_link()});
+  }
+
+ private:
+  HostHub &hub_;
+};
+
+HostHub::HostHub(Config config)
+    : config_(std::move(config)), teller_([this] { tell(); }), watcher_([this] { watch(); }) {}
 
 HostHub::~HostHub() {
   {
     const std::lock_guard lock(mutex_);
     ends_ = true;
+    if (watched_ >= 0) ::shutdown(watched_, SHUT_RDWR);
   }
   changed_.notify_all();
   teller_.join();
+  watcher_.join();
 }
 
 void HostHub::tell() {
@@ -32,8 +52,49 @@ void HostHub::tell() {
   }
 }
 
+// Hears from the host which Machines change, over a session of its own.
+void HostHub::watch() {
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return sessions_ > 0 || ends_; });
+      if (ends_) return;
+    }
+    auto spare = take();
+    if (!spare) continue;  // take() has waited
+    HostClient client(spare->host, std::move(spare->link));
+    {
+      const std::lock_guard lock(mutex_);
+      if (ends_) return;
+      watched_ = client.fd();
+    }
+    for (uint64_t seen = 0;;) {
+      const auto news = client.changes(seen);
+      if (!news) break;
+      seen = news->count;
+      if (!config_.changed) continue;
+      if (news->all) config_.changed("");
+      for (const std::string &machine : news->machines) config_.changed(machine);
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      watched_ = -1;
+      if (ends_) return;
+    }
+  }
+}
+
 void HostHub::serve(http::Duplex &connection) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (strangers_ >= kMostStrangers) return;
+    ++strangers_;
+  }
   const auto host = http::hear_hello(connection);
+  {
+    const std::lock_guard lock(mutex_);
+    --strangers_;
+  }
   if (!host) return log(LogLevel::kWarn, "api", "a host was turned away: " + host.error().message);
   if (const auto admitted = config_.admit(*host); !admitted)
     return log(LogLevel::kWarn, "api",
@@ -47,24 +108,48 @@ void HostHub::serve(http::Duplex &connection) {
     spares_.push_back({*host, std::move(pair->first)});
   }
   changed_.notify_all();
-  http::carry(connection, std::move(pair->second));
+  // One that was revoked meanwhile is sent away.
+  http::carry(connection, std::move(pair->second), kReader, [&] {
+    const auto admitted = config_.admit(*host);
+    return admitted || admitted.error().code != ErrorCode::kPermissionDenied;
+  });
   const std::lock_guard lock(mutex_);
   --sessions_;
+  last_seen_ = http::Clock::now();
 }
 
-Result<std::unique_ptr<MachineHost>> HostHub::host() {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
+void HostHub::give_back(Spare spare) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (ends_ || spares_.size() >= kMostSpares) return;
+    spares_.push_front(std::move(spare));  // its agent has everything open
+  }
+  changed_.notify_all();
+}
+
+Result<HostHub::Spare> HostHub::take() {
+  const auto end = http::Clock::now() + kPatience;
   std::unique_lock lock(mutex_);
   for (;;) {
     while (!spares_.empty()) {
       Spare spare = std::move(spares_.front());
       spares_.pop_front();
       if (!spare.link.quiet()) continue;  // its agent has gone
-      return std::make_unique<HostClient>(spare.host, std::move(spare.link));
+      lock.unlock();
+      const auto admitted = config_.admit(spare.host);
+      if (admitted || admitted.error().code != ErrorCode::kPermissionDenied) return spare;
+      lock.lock();  // it was revoked
     }
-    if (ends_ || changed_.wait_until(lock, end) == std::cv_status::timeout)
+    // An agent that was there is waited for, and one that never was is not.
+    const auto until = sessions_ ? end : std::min(end, last_seen_ + kPatience);
+    if (ends_ || changed_.wait_until(lock, until) == std::cv_status::timeout)
       return fail(ErrorCode::kUnavailable, "no host's agent is connected", "Start coffer-agent on the host.");
   }
+}
+
+Result<std::unique_ptr<MachineHost>> HostHub::host(Steps steps) {
+  COFFER_TRY(Spare spare, take());
+  return std::make_unique<Borrowed>(*this, std::move(spare), std::move(steps));
 }
 
 }  // namespace coffer::api

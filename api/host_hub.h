@@ -1,5 +1,6 @@
-// HostHub: the agents that have dialled this API.  An agent always keeps one spare session here; who orders its host
-// takes it for one request, and the agent dials the next.
+// HostHub: the agents that have dialled this API.  An agent always keeps one spare session here; who asks its host
+// for something takes one for one request, and the agent dials the next.  A session in which nothing was changed
+// is kept for the next request.
 // Thread rule: any number of threads.
 #ifndef COFFER_API_HOST_HUB_H
 #define COFFER_API_HOST_HUB_H
@@ -16,33 +17,41 @@ namespace coffer::api {
 class HostHub {
  public:
   struct Config {
-    std::function<Result<void>(const PublicKey &)> admit;  // a host that has proved to be it: is it welcome?
+    // A host that has proved to be it: is it welcome?  Asked again whenever a session of it is taken.
+    std::function<Result<void>(const PublicKey &)> admit;
     std::function<void()> came;  // a host is there and none was: in a thread of the hub
+    // A Machine may have changed; "": any may have.  In a thread of the hub.
+    std::function<void(const std::string &machine)> changed;
   };
   explicit HostHub(Config);
   ~HostHub();  // REQUIRES: nobody is in serve() or host() any more
 
   // The upgraded connection of a GET kSessionPath, until it ends.
   void serve(http::Duplex &);
-  // One of the hosts that are connected, for one request.  kUnavailable: none is, and none came within
+  // One of the hosts that are connected, for one request.  kUnavailable: none is, and none was within
   // seconds.
-  Result<std::unique_ptr<MachineHost>> host();
+  Result<std::unique_ptr<MachineHost>> host(Steps steps = {});
 
  private:
   struct Spare {
     PublicKey host;
     MessageSocket link;
   };
-  void put(Spare);
+  class Borrowed;
+  Result<Spare> take();
+  void give_back(Spare);
   void tell();
+  void watch();
 
   Config config_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Spare> spares_;
-  size_t sessions_ = 0;
+  size_t sessions_ = 0, strangers_ = 0;  // strangers: have not said who they are
+  http::Clock::time_point last_seen_ = http::Clock::now();
   bool news_ = false, ends_ = false;
-  std::thread teller_;
+  int watched_ = -1;  // the link of watch()
+  std::thread teller_, watcher_;
 };
 
 }  // namespace coffer::api

@@ -523,4 +523,140 @@ Result<Rotated> read_rotated(const JsonValue &v) {
   return r;
 }
 
+// ---- plan and history ----
+
+void write(JsonWriter &j, const Plan &p) {
+  j.begin_object().field("version", p.version).key("secrets").begin_array();
+  for (const auto &[name, change] : p.secrets)
+    j.begin_object().field("name", name).field("change", to_string(change)).end_object();
+  j.end_array().key("machines").begin_array();
+  for (const Plan::Machine &m : p.machines)
+    j.begin_object().field("id", m.id).field("name", m.name).field("version", m.version).end_object();
+  j.end_array().end_object();
+}
+Result<Plan> read_plan(const JsonValue &v) {
+  Plan p;
+  COFFER_TRY(p.version, number(v, "version"));
+  COFFER_TRY(const auto secrets, items_or_none(v, "secrets"));
+  for (const JsonValue &s : secrets) {
+    COFFER_TRY(std::string name, text(s, "name"));
+    COFFER_TRY(const std::string change, text(s, "change"));
+    for (const PlannedChange c : {PlannedChange::kAdd, PlannedChange::kChange, PlannedChange::kRemove})
+      if (to_string(c) == change) p.secrets.emplace(name, c);
+  }
+  COFFER_TRY(const auto machines, items_or_none(v, "machines"));
+  for (const JsonValue &m : machines) {
+    Plan::Machine one;
+    COFFER_TRY(one.id, text(m, "id"));
+    COFFER_TRY(one.name, text(m, "name"));
+    COFFER_TRY(one.version, number(m, "version"));
+    p.machines.push_back(std::move(one));
+  }
+  return p;
+}
+
+void write(JsonWriter &j, const VersionView &v) {
+  j.begin_object().field("version", v.version).field("who", v.who);
+  j.field("created_at", rfc3339(v.created_ms)).field("created_ms", v.created_ms);
+  if (v.restored_from) j.field("restored_from", v.restored_from);
+  write_texts(j, "set", v.set);
+  write_texts(j, "removed", v.removed);
+  j.end_object();
+}
+Result<VersionView> read_version(const JsonValue &v) {
+  VersionView out;
+  COFFER_TRY(out.version, number(v, "version"));
+  COFFER_TRY(out.created_ms, number(v, "created_ms"));
+  COFFER_TRY(out.who, text(v, "who"));
+  COFFER_TRY(const int64_t restored, number_or(v, "restored_from", 0));
+  out.restored_from = static_cast<uint64_t>(restored);
+  COFFER_TRY(out.set, texts(v, "set"));
+  COFFER_TRY(out.removed, texts(v, "removed"));
+  return out;
+}
+
+// ---- tokens ----
+
+namespace {
+void write_record(JsonWriter &j, const TokenRecord &r) {
+  j.field("id", hex(r.id)).field("name", r.name).field("who", r.who);
+  j.field("created_at", rfc3339(r.created_ms)).field("created_ms", r.created_ms);
+  write_texts(j, "caveats", r.caveats);
+}
+Result<TokenRecord> read_record(const JsonValue &v) {
+  TokenRecord r;
+  COFFER_TRY(r.id, unhex_of<16>(v, "id"));
+  COFFER_TRY(r.name, text(v, "name"));
+  COFFER_TRY(r.who, text(v, "who"));
+  COFFER_TRY(r.created_ms, number(v, "created_ms"));
+  COFFER_TRY(r.caveats, texts(v, "caveats"));
+  return r;
+}
+}  // namespace
+
+void write(JsonWriter &j, const Tokens &all) {
+  j.begin_object().key("tokens").begin_array();
+  for (const TokenRecord &r : all.records) {
+    j.begin_object();
+    write_record(j, r);
+    j.end_object();
+  }
+  j.end_array().key("damaged").begin_array();
+  for (const Error &e : all.damaged) write(j, e);
+  j.end_array().end_object();
+}
+Result<Tokens> read_tokens(const JsonValue &v) {
+  Tokens out;
+  COFFER_TRY(const auto records, items_or_none(v, "tokens"));
+  for (const JsonValue &one : records) {
+    COFFER_TRY(TokenRecord r, read_record(one));
+    out.records.push_back(std::move(r));
+  }
+  COFFER_TRY(const auto damaged, items_or_none(v, "damaged"));
+  for (const JsonValue &one : damaged) {
+    COFFER_TRY(Error e, read_error(one));
+    out.damaged.push_back(std::move(e));
+  }
+  return out;
+}
+
+void write(JsonWriter &j, const NewToken &t) {
+  j.begin_object();
+  write_record(j, t.record);
+  j.field("token", t.token.text()).end_object();
+}
+Result<NewToken> read_new_token(const JsonValue &v) {
+  COFFER_TRY(TokenRecord record, read_record(v));
+  COFFER_TRY(const std::string token, text(v, "token"));
+  COFFER_TRY(Macaroon made, Macaroon::parse_text(token));
+  return NewToken{std::move(record), std::move(made)};
+}
+
+Result<TokenId> read_token_id(const JsonValue &v) { return unhex_of<16>(v, "id"); }
+
+void write(JsonWriter &j, const Caller &c) {
+  j.begin_object().field("id", hex(c.id)).field("name", c.name).key("apps");
+  if (const auto &apps = c.rights.apps()) {
+    j.begin_array();
+    for (const std::string &app : *apps) j.value(app);
+    j.end_array();
+  } else {
+    j.null();
+  }
+  j.key("allow").begin_array();
+  for (const std::string_view word : c.rights.words()) j.value(word);
+  j.end_array().key("expires_at");
+  if (c.rights.expires_ms())
+    j.value(rfc3339(*c.rights.expires_ms()));
+  else
+    j.null();
+  j.end_object();
+}
+Result<Caller> read_caller(const JsonValue &v) {
+  Caller c;
+  COFFER_TRY(c.id, unhex_of<16>(v, "id"));
+  COFFER_TRY(c.name, text(v, "name"));
+  return c;
+}
+
 }  // namespace coffer::api

@@ -5,6 +5,7 @@
 
 #include "coffer/base/json.h"
 #include "coffer/release/control.h"
+#include "coffer/tokens/authority.h"
 #include "server/http/json_body.h"
 
 namespace coffer::api {
@@ -46,6 +47,24 @@ Result<RolloutResult> read_rollout(const JsonValue &);
 
 void write(JsonWriter &, const Rotated &);
 Result<Rotated> read_rotated(const JsonValue &);
+
+void write(JsonWriter &, const Plan &);
+Result<Plan> read_plan(const JsonValue &);
+
+void write(JsonWriter &, const VersionView &);
+Result<VersionView> read_version(const JsonValue &);
+
+void write(JsonWriter &, const Tokens &);
+Result<Tokens> read_tokens(const JsonValue &);
+
+// With the token itself: it is told once.
+void write(JsonWriter &, const NewToken &);
+Result<NewToken> read_new_token(const JsonValue &);
+
+Result<TokenId> read_token_id(const JsonValue &);
+// Without its rights: the token says them.
+void write(JsonWriter &, const Caller &);
+Result<Caller> read_caller(const JsonValue &);
 
 std::optional<State> state_of(std::string_view word);
 

@@ -12,6 +12,7 @@
 #include "coffer/config/engine_config.h"
 #include "coffer/release/deployer.h"
 #include "host_hub.h"
+#include "lazy_host.h"
 #include "routes.h"
 #include "server/daemon.h"
 
@@ -41,15 +42,24 @@ constexpr char kHelp[] =
     "made with\n"
     "`coffer token create` in this home.\n";
 
-// Which hosts the key service knows.  While it is away, those that it has named before.
+// Which hosts the key service knows, as of a second ago at most.  While it is away, those that it has named before.
 class Admission {
  public:
   explicit Admission(std::string socket) : keys_(std::move(socket)) {}
   Result<void> operator()(const PublicKey &host) {
-    const std::lock_guard lock(mutex_);
+    if (knows(host, std::chrono::seconds(1))) return {};
+    std::unique_lock asking(asking_, std::try_to_lock);
+    if (!asking.owns_lock()) {  // somebody is: nobody who was known waits for that
+      if (knows(host, std::chrono::hours(1))) return {};
+      asking.lock();
+      if (knows(host, std::chrono::seconds(1))) return {};
+    }
     const auto all = keys_.hosts();
-    if (!all && all.error().code == ErrorCode::kUnavailable && known_.contains(host)) return {};
+    if (!all && all.error().code == ErrorCode::kUnavailable && knows(host, http::Clock::duration::max()))
+      return {};
     if (!all) return std::unexpected(all.error());
+    const std::lock_guard lock(mutex_);
+    asked_ = http::Clock::now();
     known_.clear();
     for (const HostInfo &h : *all)
       if (!h.revoked) known_.insert(h.key);
@@ -59,9 +69,15 @@ class Admission {
   }
 
  private:
-  std::mutex mutex_;
+  bool knows(const PublicKey &host, http::Clock::duration age) {
+    const std::lock_guard lock(mutex_);
+    return known_.contains(host) && http::Clock::now() - asked_ <= age;
+  }
+  std::mutex asking_;  // keys_
   KeyClient keys_;
+  std::mutex mutex_;
   std::set<PublicKey> known_;
+  http::Clock::time_point asked_{};
 };
 
 Result<void> serve(const std::string &engine) {
@@ -105,7 +121,7 @@ Result<void> serve(const std::string &engine) {
     const auto apps = (*seat)->vault.apps();
     if (!apps) return log(LogLevel::kWarn, "api", apps.error().message);
     for (const AppEntry &entry : *apps) {
-      api::LazyHost host([&] { return connected->host(); });
+      api::LazyHost host([&] { return connected->host({}); });
       Deployer deployer((*seat)->vault, (*seat)->keys, host, "coffer-api", &audit);
       const auto app = (*seat)->vault.app(entry.name);
       const auto finished = app ? deployer.finish_cut_off(*app)
@@ -115,7 +131,10 @@ Result<void> serve(const std::string &engine) {
         for (const std::string &warning : *finished) log(LogLevel::kWarn, "api", warning);
     }
   };
-  api::HostHub hub({.admit = std::ref(admission), .came = finish_cut_off});
+  api::MachineSignals changed;
+  api::HostHub hub({.admit = std::ref(admission),
+                    .came = finish_cut_off,
+                    .changed = [&](const std::string &machine) { changed.notify(machine); }});
   connected = &hub;
   COFFER_TRY(const auto server,
              http::Server::start({.unix_path = config.api.socket.string(),
@@ -125,10 +144,13 @@ Result<void> serve(const std::string &engine) {
                                   .tls_key_file = config.api.key.string()},
                                  api::handler({.seats = &seats,
                                                .audit = &audit,
-                                               .find_host = [&] { return hub.host(); },
+                                               .changed = &changed,
+                                               .find_host = [&](Steps s) { return hub.host(std::move(s)); },
                                                .host_session = [&](http::Duplex &c) { hub.serve(c); },
+                                               .admit_host = std::ref(admission),
                                                .digest_credential = [&] { return home.digest_credential(); },
-                                               .accept_plaintext = config.api.accept_plaintext}),
+                                               .accept_plaintext = config.api.accept_plaintext,
+                                               .relay_keys = config.api.relay_keys}),
                                  api::admit));
   log(LogLevel::kInfo, "api",
       "listens at " + (config.api.socket.empty() ? config.api.listen : config.api.socket.string()));

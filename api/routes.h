@@ -3,7 +3,8 @@
 #ifndef COFFER_API_ROUTES_H
 #define COFFER_API_ROUTES_H
 
-#include "lazy_host.h"
+#include "coffer/agent/host_link.h"
+#include "machine_signals.h"
 #include "seats.h"
 #include "server/http/server.h"
 
@@ -12,10 +13,12 @@ namespace coffer::api {
 struct RoutesConfig {  // REQUIRES: what it points to outlives the routes
   Seats *seats = nullptr;
   const AuditLog *audit = nullptr;
-  FindHost find_host;
+  MachineSignals *changed = nullptr;
+  std::function<Result<std::unique_ptr<MachineHost>>(Steps)> find_host;
   std::function<void(http::Duplex &)> host_session;  // the upgraded connection of a host's agent
+  std::function<Result<void>(const PublicKey &)> admit_host;
   std::function<Result<SecretBytes>()> digest_credential;
-  bool accept_plaintext = false;
+  bool accept_plaintext = false, relay_keys = false;
 };
 
 // Thread-safe.

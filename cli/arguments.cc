@@ -163,6 +163,11 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
   staging(c);
   command(secrets, "list", "names, digests and status; never a value",
           "  coffer secrets list -a web\n  coffer secrets list -a web -j");
+  command(secrets, "plan", "what a deploy would add, change, remove and restart; opens nothing",
+          "  coffer secrets plan -a web");
+  c = command(secrets, "history", "which version set or removed what, and by whom; opens nothing",
+              "  coffer secrets history -a web\n  coffer secrets history -a web DATABASE_URL");
+  words(c, "NAME", "only versions that have changed this secret", 0, 1);
   c = command(secrets, "deploy", "restart the App's Machines with the staged secrets",
               "  coffer secrets deploy -a web");
   c->add_flag("--detach", a.detach, "do not wait for checks");

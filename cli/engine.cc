@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "api/client/http_control.h"
+#include "api/client/http_tokens.h"
 #include "app_file.h"
 #include "coffer/base/names.h"
 #include "coffer/keys/key_socket.h"
@@ -34,8 +35,10 @@ Result<void> Engine::here() const {
 }
 
 Result<Control *> Engine::control() {
-  if (!control_) {
-    if (remote()) return open_remote();
+  if (!control_ && remote()) {
+    COFFER_TRY(api::ApiClient * a, api());
+    control_ = std::make_unique<api::HttpControl>(*a);
+  } else if (!control_) {
     COFFER_TRY(Deployer * d, deployer());
     control_ = std::make_unique<LocalControl>(*vault_, *keys_, *agent_, *d,
                                               [this] { return home_.digest_credential(); });
@@ -43,7 +46,22 @@ Result<Control *> Engine::control() {
   return control_.get();
 }
 
-Result<Control *> Engine::open_remote() {
+Result<UserTokens *> Engine::tokens() {
+  if (!tokens_ && remote()) {
+    COFFER_TRY(api::ApiClient * a, api());
+    tokens_ = std::make_unique<api::HttpTokens>(*a);
+  } else if (!tokens_) {
+    COFFER_TRY(const SecretBytes root, home_.token_root());
+    COFFER_TRY(Storage storage, Storage::open(config_.storage));
+    COFFER_TRY(TokenAuthority authority,
+               TokenAuthority::open(std::move(storage), root, home_.revoked_tokens()));
+    tokens_ = std::make_unique<OwnTokens>(std::move(authority), who());
+  }
+  return tokens_.get();
+}
+
+Result<api::ApiClient *> Engine::api() {
+  if (api_) return api_.get();
   SecretBytes token;
   if (const char *given = std::getenv("COFFER_TOKEN"); given && *given) {
     token = SecretBytes::copy_of(as_bytes(given));
@@ -59,12 +77,22 @@ Result<Control *> Engine::open_remote() {
     token = SecretBytes::copy_of(text->reveal().first(size));
   }
   COFFER_TRY(const PublicKey identity, home_.identity());
-  COFFER_TRY(control_, api::HttpControl::open({.url = config_.api.url,
-                                               .ca_file = config_.api.ca.string(),
-                                               .token = std::move(token),
-                                               .identity = identity,
-                                               .cancel_fd = interrupt_fd()}));
-  return control_.get();
+  COFFER_TRY(api_, api::ApiClient::open({.url = config_.api.url,
+                                         .ca_file = config_.api.ca.string(),
+                                         .token = std::move(token),
+                                         .identity = identity,
+                                         .cancel_fd = interrupt_fd(),
+                                         .steps = steps()}));
+  return api_.get();
+}
+
+// What hosts do, for a person.
+Steps Engine::steps() const {
+  if (arguments_.quiet || arguments_.json) return {};
+  return [](std::string_view machine, std::string_view step) {
+    print_progress(machine.empty() ? std::string(step)
+                                   : "Machine " + std::string(machine) + ": " + std::string(step));
+  };
 }
 
 Result<Vault *> Engine::vault() {
@@ -78,13 +106,6 @@ Result<Vault *> Engine::vault() {
     vault_ = std::make_unique<Vault>(std::move(opened));
   }
   return vault_.get();
-}
-
-Result<TokenAuthority> Engine::tokens() const {
-  COFFER_CHECK(here());
-  COFFER_TRY(const SecretBytes root, home_.token_root());
-  COFFER_TRY(Storage storage, Storage::open(config_.storage));
-  return TokenAuthority::open(std::move(storage), root, home_.revoked_tokens());
 }
 
 Result<Kms> Engine::open_kms() const { return Kms::open(config_.kms); }
@@ -101,6 +122,12 @@ Result<Keys *> Engine::keys() {
   COFFER_CHECK(here());
   if (!keys_ && !config_.keys_socket.empty())
     keys_ = std::make_unique<KeyClient>(config_.keys_socket.string());
+  if (!keys_ && relays()) {
+    COFFER_TRY(SecretBytes seed, home_.host_seed());
+    relay_ = std::make_unique<api::KeyRelay>(config_.agent_apis, config_.agent_ca.string(), std::move(seed),
+                                             interrupt_fd());
+    keys_ = std::make_unique<KeyClient>("the API's", [this] { return relay_->dial(); });
+  }
   if (!keys_) {
     COFFER_TRY(const Pins pins, home_.pins());
     COFFER_TRY(Storage store, Storage::open(config_.keys_storage));
@@ -138,11 +165,9 @@ Result<Agent *> Engine::agent() {
                     .cancel_fd = interrupt_fd(),
                     .progress = {},
                     .image_progress = {}};
-    if (!arguments_.quiet && !arguments_.json) {
-      c.progress = [](std::string_view machine, std::string_view step) {
-        print_progress("Machine " + std::string(machine) + ": " + std::string(step));
-      };
-      c.image_progress = print_progress;
+    if (const Steps tell = steps()) {
+      c.progress = tell;
+      c.image_progress = [tell](std::string_view line) { tell("", line); };
     }
     agent_ = std::make_unique<Agent>(Agent::create(std::move(c)));
   }

@@ -6,12 +6,14 @@
 
 #include <memory>
 
+#include "api/client/api_client.h"
+#include "api/client/key_relay.h"
 #include "arguments.h"
 #include "coffer/agent/agent.h"
 #include "coffer/config/engine_config.h"
 #include "coffer/keys/key_service.h"
 #include "coffer/release/control.h"
-#include "coffer/tokens/authority.h"
+#include "coffer/tokens/user_tokens.h"
 #include "home.h"
 
 namespace coffer::cli {
@@ -28,6 +30,11 @@ class Engine {
   bool remote() const { return !config_.api.url.empty(); }
   // In either mode.
   Result<Control *> control();
+  Result<UserTokens *> tokens();
+  // Of server mode.
+  Result<api::ApiClient *> api();
+  // This home is a host's only, whose agent asks the key service through an API.
+  bool relays() const { return config_.keys_socket.empty() && !config_.agent_apis.empty(); }
 
   // ---- embedded mode; in server mode kFailedPrecondition ----
   Result<Vault *> vault();
@@ -36,7 +43,6 @@ class Engine {
   KeyService *own_keys() { return own_keys_; }
   Result<Agent *> agent();
   Result<Deployer *> deployer();
-  Result<TokenAuthority> tokens() const;
   Result<Kms> open_kms() const;
   // The audit logs of this home: of the API's half and of the key service.
   std::vector<AuditFile> audit_files() const;
@@ -55,18 +61,21 @@ class Engine {
         keys_log_(home_.audit_log("keys")) {}
 
   Result<void> here() const;
-  Result<Control *> open_remote();
+  Steps steps() const;
 
   const Arguments &arguments_;
   Home home_;
   EngineConfig config_;
   AuditLog api_log_, keys_log_;
+  std::unique_ptr<api::KeyRelay> relay_;
   std::unique_ptr<Vault> vault_;
   std::unique_ptr<Keys> keys_;
   KeyService *own_keys_ = nullptr;
   std::unique_ptr<Agent> agent_;
   std::unique_ptr<Deployer> deployer_;
+  std::unique_ptr<api::ApiClient> api_;
   std::unique_ptr<Control> control_;
+  std::unique_ptr<UserTokens> tokens_;
 };
 
 // The App name by -a, COFFER_APP, or the App config; kInvalidArgument when there is none.

@@ -27,6 +27,8 @@ const std::map<std::string_view, Command> kCommands = {
     {"secrets import", secrets_import},
     {"secrets unset", secrets_unset},
     {"secrets list", secrets_list},
+    {"secrets plan", secrets_plan},
+    {"secrets history", secrets_history},
     {"secrets deploy", secrets_deploy},
     {"machine run", machine_run},
     {"machine list", machine_list},

@@ -3,21 +3,15 @@
 #ifndef COFFER_API_CLIENT_HTTP_CONTROL_H
 #define COFFER_API_CLIENT_HTTP_CONTROL_H
 
+#include "api_client.h"
 #include "coffer/release/control.h"
-#include "server/http/client.h"
-#include "server/http/json_body.h"
 
 namespace coffer::api {
 
 class HttpControl : public Control {
  public:
-  struct Config {
-    std::string url, ca_file;  // as http::ClientConfig
-    SecretBytes token;
-    PublicKey identity{};  // of the key service
-    int cancel_fd = -1;    // readable: stop waiting; what was asked for goes on
-  };
-  static Result<std::unique_ptr<HttpControl>> open(Config);
+  // REQUIRES: `api` outlives it.
+  explicit HttpControl(ApiClient &api) : api_(api) {}
 
   Result<std::vector<AppSummary>> apps() override;
   Result<App> app(std::string_view name) override;
@@ -27,6 +21,8 @@ class HttpControl : public Control {
   Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
                         const std::vector<std::string> &unset) override;
   Result<Secrets> secrets(const App &) override;
+  Result<Plan> plan(const App &) override;
+  Result<std::vector<VersionView>> history(const App &) override;
   Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
   Result<Rotated> rotate(const App &, bool now) override;
   Result<std::vector<MachineSummary>> machines(const App &) override;
@@ -44,18 +40,7 @@ class HttpControl : public Control {
                        const std::function<int64_t(std::span<uint8_t>)> &in, int in_fd) override;
 
  private:
-  HttpControl(Config config, std::unique_ptr<http::Client> client)
-      : config_(std::move(config)), client_(std::move(client)) {}
-  http::Headers headers() const;
-  template <class Read>
-  auto ask(std::string method, std::string target, std::string_view body, Read &&read)
-      -> decltype(read(std::declval<http::JsonValue>()));
-  // `talk(client)` speaks over the connection; what is asked there is about the Machine of the path.
-  template <class T, class Talk>
-  Result<T> stream(const App &, std::string_view id_or_name, std::string_view what, Talk &&talk);
-
-  Config config_;
-  std::unique_ptr<http::Client> client_;
+  ApiClient &api_;
 };
 
 }  // namespace coffer::api

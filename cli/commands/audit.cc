@@ -9,6 +9,8 @@
 namespace coffer::cli {
 namespace {
 
+constexpr size_t kMostRemote = 10'000;
+
 struct Logged {
   std::string service;
   std::string at;  // its time, or the latest one before it in its log: a clock may go back, numbers do not
@@ -66,27 +68,46 @@ void write_json(JsonWriter &j, const Logged &l) {
   j.field("outcome", e.outcome).end_object();
 }
 
-}  // namespace
-
-Result<int> audit_log(Arguments &a) {
-  COFFER_TRY(const auto engine, Engine::open(a));
-  std::vector<AuditFile> files = engine->audit_files();
+// Of all logs that can be read from here: in server mode the newest lines of the API's.
+Result<void> read_lines(Engine &engine, const Arguments &a,
+                        const std::function<void(const std::string &service, std::string_view line)> &each) {
+  if (engine.remote()) {
+    if (!a.service.empty() && a.service != "api")
+      return fail(ErrorCode::kInvalidArgument, "only the API's audit log is read through the API",
+                  "That of the key service lies in its home: coffer --engine FILE audit log.");
+    COFFER_TRY(api::ApiClient * api, engine.api());
+    std::string target = "/v1/audit?lines=" + std::to_string(a.lines ? a.lines : kMostRemote);
+    if (!a.app.empty()) target += "&app=" + http::escaped(a.app);
+    return api->lines(target, [&](std::string_view line) {
+      each("api", line);
+      return true;
+    });
+  }
+  std::vector<AuditFile> files = engine.audit_files();
   if (!a.service.empty()) {
     std::erase_if(files, [&](const AuditFile &f) { return f.log != a.service; });
     if (files.empty()) return fail(ErrorCode::kInvalidArgument, "--service is api or keys");
   }
+  return read_audit(files,
+                    [&](const AuditFile &f, std::string_view line, bool) { each(f.log, line); });
+}
+
+}  // namespace
+
+Result<int> audit_log(Arguments &a) {
+  COFFER_TRY(const auto engine, Engine::open(a));
   std::vector<Logged> all;
   std::map<std::string, std::string> latest;
   size_t unreadable = 0;
-  COFFER_CHECK(read_audit(files, [&](const AuditFile &f, std::string_view line, bool) {
+  COFFER_CHECK(read_lines(*engine, a, [&](const std::string &service, std::string_view line) {
     auto stored = decode_audit_line(line);
     if (!stored) {
       ++unreadable;
       return;
     }
-    std::string &at = latest[f.log];
+    std::string &at = latest[service];
     at = std::max(at, stored->time);
-    if (a.app.empty() || stored->entry.app == a.app) all.push_back({f.log, at, *std::move(stored)});
+    if (a.app.empty() || stored->entry.app == a.app) all.push_back({service, at, *std::move(stored)});
   }));
   std::ranges::stable_sort(all, {}, &Logged::at);
   if (a.lines && all.size() > a.lines)
@@ -116,6 +137,9 @@ Result<int> audit_log(Arguments &a) {
 
 Result<int> audit_verify(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
+  if (engine->remote())
+    return fail(ErrorCode::kFailedPrecondition, "audit logs are verified where they lie",
+                "Run it where coffer-api or coffer-keys has its home, with --engine.");
   const std::vector<AuditFile> files = engine->audit_files();
   COFFER_TRY(const AuditReport report, verify_audit(files));
   const auto file_of = [&](const std::string &log) {

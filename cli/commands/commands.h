@@ -18,6 +18,8 @@ Result<int> secrets_set(Arguments &);
 Result<int> secrets_import(Arguments &);
 Result<int> secrets_unset(Arguments &);
 Result<int> secrets_list(Arguments &);
+Result<int> secrets_plan(Arguments &);
+Result<int> secrets_history(Arguments &);
 Result<int> secrets_deploy(Arguments &);
 Result<int> machine_run(Arguments &);
 Result<int> machine_list(Arguments &);

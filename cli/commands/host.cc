@@ -34,7 +34,7 @@ Result<int> host_enroll(Arguments &a) {
 // On the host itself: its key proves that it is the one that asks.
 Result<int> host_join(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
-  if (engine->config().keys_socket.empty())
+  if (engine->config().keys_socket.empty() && !engine->relays())
     return fail(ErrorCode::kFailedPrecondition,
                 "this Coffer has its key service in itself: its host needs no enrolment",
                 "For a key service of its own name its `socket` under [keys] in engine.toml.");

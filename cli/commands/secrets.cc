@@ -1,4 +1,4 @@
-// coffer secrets set | import | unset | list | deploy
+// coffer secrets set | import | unset | list | plan | history | deploy
 #include <algorithm>
 
 #include "../files.h"
@@ -263,6 +263,73 @@ Result<int> secrets_list(Arguments &a) {
   if (stdout_is_terminal() && waiting + partial > 0)
     print("\n" + count(waiting + partial, "secret") +
           " not on every started Machine. Deploy with `coffer secrets deploy -a " + app.name() + "`.");
+  return 0;
+}
+
+Result<int> secrets_plan(Arguments &a) {
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const Plan plan, control->plan(app));
+  if (a.json) {
+    JsonWriter j;
+    j.begin_object().field("version", plan.version).key("secrets").begin_array();
+    for (const auto &[name, change] : plan.secrets)
+      j.begin_object().field("name", name).field("change", to_string(change)).end_object();
+    j.end_array().key("machines").begin_array();
+    for (const Plan::Machine &m : plan.machines)
+      j.begin_object().field("id", m.id).field("name", m.name).field("version", m.version).end_object();
+    j.end_array().end_object();
+    print_json(j);
+    return 0;
+  }
+  for (const auto &[name, change] : plan.secrets)
+    print((change == PlannedChange::kAdd ? "+ " : change == PlannedChange::kChange ? "~ " : "- ") + name);
+  if (plan.machines.empty()) {
+    print("Nothing to deploy: no started Machine waits for version " + std::to_string(plan.version) + ".");
+    return 0;
+  }
+  for (const Plan::Machine &m : plan.machines)
+    print("Machine " + m.name + " (" + m.id + "): restarts, version " + std::to_string(m.version) + " to " +
+          std::to_string(plan.version));
+  print("Deploy with `coffer secrets deploy -a " + app.name() + "`.");
+  return 0;
+}
+
+Result<int> secrets_history(Arguments &a) {
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(std::vector<VersionView> all, control->history(app));
+  if (!a.words.empty()) {
+    const std::string &name = a.words.front();
+    COFFER_CHECK(check_secret_name(name));
+    const auto has = [&](const std::vector<std::string> &names) {
+      return std::ranges::find(names, name) != names.end();
+    };
+    std::erase_if(all, [&](const VersionView &v) { return !has(v.set) && !has(v.removed); });
+  }
+  JsonWriter j;
+  std::vector<std::vector<std::string>> table = {{"VERSION", "AGE", "BY", "CHANGES"}};
+  j.begin_array();
+  for (const VersionView &v : all) {
+    std::string changes = v.set.empty() ? "" : "set " + joined(v.set);
+    if (!v.removed.empty()) changes += (changes.empty() ? "" : "; ") + ("removed " + joined(v.removed));
+    if (v.restored_from) changes += " (restored from " + std::to_string(v.restored_from) + ")";
+    table.push_back({std::to_string(v.version), age(v.created_ms), v.who, changes.empty() ? "-" : changes});
+    j.begin_object().field("version", v.version).field("created_at", rfc3339(v.created_ms)).field("who", v.who);
+    write_names(j, "set", v.set);
+    write_names(j, "removed", v.removed);
+    j.end_object();
+  }
+  j.end_array();
+  if (a.json)
+    print_json(j);
+  else if (all.empty())
+    print(a.words.empty() ? "App " + app.name() + " has no secrets yet."
+                          : "No version that is kept has set or removed " + a.words.front() + ".");
+  else
+    print_table(table);
   return 0;
 }
 

@@ -148,9 +148,8 @@ Result<int> token_create(Arguments &a) {
   COFFER_TRY(std::vector<std::string> caveats, caveats_of(a));
   COFFER_TRY(const Rights rights, Rights::of(caveats));
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(TokenAuthority authority, engine->tokens());
-  // Who can read the home has every right.
-  COFFER_TRY(const NewToken made, authority.create(a.name, who(), std::move(caveats), Rights()));
+  COFFER_TRY(UserTokens * tokens, engine->tokens());
+  COFFER_TRY(const NewToken made, tokens->create(a.name, std::move(caveats)));
   print_token(a, made.token, rights, &made.record);
   return 0;
 }
@@ -172,8 +171,8 @@ Result<int> token_narrow(Arguments &a) {
 Result<int> token_check(Arguments &a) {
   COFFER_TRY(const Macaroon token, given_token());
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(const TokenAuthority authority, engine->tokens());
-  COFFER_TRY(const Caller caller, authority.verify(token.text()));
+  COFFER_TRY(UserTokens * tokens, engine->tokens());
+  COFFER_TRY(const Caller caller, tokens->check(token.text()));
   if (a.json) {
     JsonWriter j;
     j.begin_object().field("id", hex(caller.id)).field("name", caller.name);
@@ -188,8 +187,8 @@ Result<int> token_check(Arguments &a) {
 
 Result<int> token_list(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(const TokenAuthority authority, engine->tokens());
-  COFFER_TRY(const Tokens all, authority.list());
+  COFFER_TRY(UserTokens * tokens, engine->tokens());
+  COFFER_TRY(const Tokens all, tokens->list());
   const uint64_t now = now_ms();
   JsonWriter j;
   std::vector<std::vector<std::string>> table = {{"ID", "NAME", "APPS", "ALLOW", "EXPIRES", "BY", "AGE"}};
@@ -219,8 +218,8 @@ Result<int> token_list(Arguments &a) {
 
 Result<int> token_revoke(Arguments &a) {
   COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(TokenAuthority authority, engine->tokens());
-  COFFER_TRY(const TokenId id, authority.revoke(a.words.front()));
+  COFFER_TRY(UserTokens * tokens, engine->tokens());
+  COFFER_TRY(const TokenId id, tokens->revoke(a.words.front()));
   if (a.json) {
     JsonWriter j;
     j.begin_object().field("id", hex(id)).field("revoked", true).end_object();

@@ -3,7 +3,6 @@
 #include <Poco/Exception.h>
 #include <Poco/Net/SocketAddress.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -14,6 +13,7 @@
 #include <cstring>
 
 #include "coffer/posix.hpp"
+#include "server/http/listen.h"
 
 namespace coffer::http {
 namespace {
@@ -177,10 +177,7 @@ Result<std::unique_ptr<Client::Link>> Client::connect(const Limit &limit) const 
         waited.error().code == ErrorCode::kCancelled || Clock::now() >= limit.end)
       return std::unexpected(std::move(waited).error());
   }
-  if (unix_path_.empty()) {
-    const int on = 1;
-    ::setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  }
+  if (unix_path_.empty()) tune_tcp(fd.get());
   auto channel = tls_ ? tls_->connect(fd.release(), host_) : std::make_unique<Channel>(fd.release(), nullptr);
   if (!channel) return none(ENOMEM);
   return std::make_unique<Link>(std::move(channel));

@@ -73,16 +73,24 @@ struct Direction {
 
 }  // namespace
 
-void relay(Duplex &a, Duplex &b, std::chrono::milliseconds patience) {
+void relay(Duplex &a, Duplex &b, std::chrono::milliseconds patience, const std::function<bool()> &still) {
   Direction there{a, b}, back{b, a};
+  Clock::time_point ask = still ? Clock::now() + kStillEvery : Clock::time_point::max();
   while (there.advance() && back.advance() && !(there.ended && back.ended)) {
+    Clock::time_point wake = ask;
     const Clock::time_point since = std::min(there.blocked_since, back.blocked_since);
-    int timeout = -1;
     if (since != Clock::time_point::max()) {
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(since + patience - Clock::now()).count();
-      if (left <= 0) return;
-      timeout = static_cast<int>(left);
+      if (since + patience <= Clock::now()) return;
+      wake = std::min(wake, since + patience);
     }
+    if (ask <= Clock::now()) {
+      if (!still()) return;
+      wake = ask = Clock::now() + kStillEvery;
+    }
+    const int timeout =
+        wake == Clock::time_point::max()
+            ? -1
+            : static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(wake - Clock::now()).count());
     // A side that has ended and is written nothing is watched for its hang-up.  One that waits for the other
     // is not: it may have hung up and left bytes to read.
     const auto watched = [](const Duplex &d, int events, bool ended) {

@@ -2,6 +2,7 @@
 #ifndef COFFER_HTTP_DUPLEX_H
 #define COFFER_HTTP_DUPLEX_H
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -38,8 +39,10 @@ class Duplex {
 };
 
 // Passes bytes between two until both directions have ended, or one side broke or reads nothing for
-// `patience`; keeps none of them.  A silent connection may last for ever.
-void relay(Duplex &a, Duplex &b, std::chrono::milliseconds patience);
+// `patience`, or `still()`, which is asked every kStillEvery, says no; keeps none of them.  A silent
+// connection may last for ever.
+inline constexpr std::chrono::seconds kStillEvery{5};
+void relay(Duplex &a, Duplex &b, std::chrono::milliseconds patience, const std::function<bool()> &still = {});
 
 }  // namespace coffer::http
 #endif

@@ -80,6 +80,17 @@ uint16_t port_of(int fd) {
   return Poco::Net::SocketAddress(reinterpret_cast<sockaddr *>(&address), size).port();
 }
 
+void tune_tcp(int fd) {
+  const auto set = [fd](int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof value); };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  // A peer that vanished without a word is noticed within half a minute, whether or not anything is sent.
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 30'000);
+}
+
 Peer peer_of(int fd, bool is_unix) {
   Peer peer;
   peer.is_unix = is_unix;
@@ -95,8 +106,7 @@ Peer peer_of(int fd, bool is_unix) {
   socklen_t size = sizeof address;
   if (::getpeername(fd, reinterpret_cast<sockaddr *>(&address), &size) == 0)
     peer.address = Poco::Net::SocketAddress(reinterpret_cast<sockaddr *>(&address), size).toString();
-  const int on = 1;
-  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  tune_tcp(fd);
   return peer;
 }
 

@@ -14,6 +14,7 @@ Result<int> listen_unix(const std::string &path, unsigned mode);
 // "HOST:PORT".  Refuses what is not loopback unless `anywhere`.
 Result<int> listen_tcp(const std::string &address, bool anywhere);
 
+void tune_tcp(int fd);  // of a connection, by either side
 uint16_t port_of(int fd);
 Peer peer_of(int fd, bool is_unix);
 

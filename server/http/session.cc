@@ -11,7 +11,6 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr auto kPatience = 10s;
-constexpr auto kReaderPatience = 60s;  // for a side that takes nothing
 constexpr size_t kLargestHello = 1024;
 
 Result<Bytes> read_exactly(Duplex &from, size_t size) {
@@ -55,11 +54,12 @@ Result<PublicKey> hear_hello(Duplex &from) {
   return host;
 }
 
-void carry(Duplex &connection, MessageSocket end) {
+void carry(Duplex &connection, MessageSocket end, std::chrono::milliseconds patience,
+           const std::function<bool()> &still) {
   const int fd = end.take().release();
   ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
   Duplex inner(std::make_unique<Channel>(fd, nullptr), {});
-  relay(connection, inner, kReaderPatience);
+  relay(connection, inner, patience, still);
 }
 
 }  // namespace coffer::http

@@ -10,13 +10,15 @@
 
 namespace coffer::http {
 
-inline constexpr std::string_view kSessionPath = "/v1/hosts/session";
+inline constexpr std::string_view kSessionPath = "/v1/hosts/session", kKeysPath = "/v1/hosts/keys";
 
 Result<void> say_hello(Duplex &, const SigningKey &host);
 Result<PublicKey> hear_hello(Duplex &);
 
-// Passes bytes between the connection and `end` until one of them has gone.
-void carry(Duplex &, MessageSocket end);
+// Passes bytes between the connection and `end` until one of them has gone, takes nothing for `patience`, or
+// `still()` says no: it is asked every few seconds.
+void carry(Duplex &, MessageSocket end, std::chrono::milliseconds patience = std::chrono::seconds(60),
+           const std::function<bool()> &still = {});
 
 }  // namespace coffer::http
 #endif

@@ -144,6 +144,7 @@ Result<void> Agent::save(Held &held) {
     return fail(ErrorCode::kAborted, context(held.state) + " was taken over by another process");
   }
   held.revision = *done;
+  tell(held.state.machine);
   return {};
 }
 
@@ -317,6 +318,7 @@ Result<void> Agent::destroy(const std::string &machine) {
     COFFER_TRY(const Storage *const kept, store());
     COFFER_CHECK(kept->commit(kMachinesSpace, b));
     held.gone = true;
+    tell(machine);
     return {};
   });
   if (destroyed) return {};

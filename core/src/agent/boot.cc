@@ -86,6 +86,12 @@ Result<Agent::Plan> Agent::plan(const BootOrder &order, const LaunchSpec &spec,
     names.push_back(e.name);
   }
   Plan out;
+  for (const Mount &m : spec.config.mounts)
+    if (config_.mounts && m.source.starts_with('/') &&
+        std::ranges::find(*config_.mounts, m.source) == config_.mounts->end())
+      return fail(ErrorCode::kPermissionDenied,
+                  "the host does not let Machines mount the source of the mount at " + m.target,
+                  "Name that folder in `mounts` under [agent] of the host's engine.toml, or use a volume.");
   std::set<std::string> taken, needed;
   std::map<std::string, std::string> places;
   for (const Injector &injector : *all) {

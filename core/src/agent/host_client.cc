@@ -16,6 +16,8 @@ struct HostClient::During {
 
 namespace {
 
+constexpr auto kLookPatience = std::chrono::seconds(30);
+
 // `read(decoder)`
 template <class T>
 Result<T> result(const Result<Bytes> &in, auto &&read) {
@@ -53,6 +55,8 @@ Result<Bytes> HostClient::call(Bytes request) const { return call(std::move(requ
 Result<Bytes> HostClient::call(Bytes request, const During &during) const {
   if (broken_) return fail(ErrorCode::kUnavailable, "the host's agent has gone", "Try again.");
   broken_ = true;  // until the answer is there
+  const auto verb = static_cast<Verb>(request.at(1));
+  only_looked_ = only_looked_ && (looks(verb) || verb == Verb::kWaitChange || verb == Verb::kEnsureImage);
   COFFER_CHECK(link_.send(request));
   bool input = during.in_fd >= 0, wanted = true;
   for (;;) {
@@ -74,6 +78,7 @@ Result<Bytes> HostClient::call(Bytes request, const During &during) const {
         continue;
       }
     }
+    if (looks(verb)) COFFER_CHECK(link_.wait(kLookPatience));
     COFFER_TRY(const Bytes in, link_.receive());
     Decoder d(in);
     switch (static_cast<Kind>(d.u8())) {
@@ -98,6 +103,12 @@ Result<Bytes> HostClient::call(Bytes request, const During &during) const {
         if (!wanted || during.piece(stream, ns, d.raw(d.left()))) break;
         wanted = false;
         COFFER_CHECK(link_.send(message(Kind::kEnd).take()));
+        break;
+      }
+      case Kind::kStep: {
+        const std::string machine = d.text(), step = d.text();
+        if (!d.done()) return nonsense();
+        if (steps_) steps_(machine, step);
         break;
       }
       default:
@@ -209,6 +220,16 @@ Result<void> HostClient::wait_change(const MachineState &m, uint64_t timeout_ns)
   Encoder e = wire::call(Verb::kWaitChange);
   write_state(e, m);
   return nothing(call(e.u64(timeout_ns).take()));
+}
+
+Result<MachineChanges::News> HostClient::changes(uint64_t seen) {
+  return result<MachineChanges::News>(call(wire::call(Verb::kChanges).u64(seen).take()), [](Decoder &d) {
+    MachineChanges::News news;
+    news.count = d.u64();
+    news.all = read_flag(d);
+    news.machines = read_texts(d);
+    return news;
+  });
 }
 
 }  // namespace coffer

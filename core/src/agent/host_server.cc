@@ -6,10 +6,13 @@ using namespace wire;
 
 namespace {
 
+constexpr auto kChangesPatience = std::chrono::seconds(30);
+
 class Session {
  public:
-  Session(MachineHost &host, MessageSocket &link, const std::function<void(BootOrder &)> &keep)
-      : host_(host), link_(link), keep_(keep) {}
+  Session(MachineHost &host, MessageSocket &link, const std::function<void(BootOrder &)> &keep,
+          MachineChanges *changes)
+      : host_(host), link_(link), keep_(keep), changes_(changes) {}
 
   // False: the link has ended.
   bool serve() {
@@ -110,6 +113,15 @@ class Session {
         const uint64_t timeout_ns = d.u64();
         return d.done() ? answer(host_.wait_change(m, timeout_ns)) : bad();
       }
+      case Verb::kChanges: {
+        const uint64_t seen = d.u64();
+        if (!d.done() || !changes_) return bad();
+        const MachineChanges::News news = changes_->since(seen, kChangesPatience);
+        Encoder e = done();
+        e.u64(news.count).u8(news.all);
+        write_texts(e, news.machines);
+        return e.take();
+      }
     }
     return bad();
   }
@@ -146,12 +158,18 @@ class Session {
   MachineHost &host_;
   MessageSocket &link_;
   const std::function<void(BootOrder &)> &keep_;
+  MachineChanges *const changes_;
 };
 
 }  // namespace
 
-void serve_host(MachineHost &host, MessageSocket &link, const std::function<void(BootOrder &)> &keep) {
-  Session session(host, link, keep);
+Result<void> tell_step(MessageSocket &link, std::string_view machine, std::string_view step) {
+  return link.send(message(Kind::kStep).text(machine).text(step).take());
+}
+
+void serve_host(MachineHost &host, MessageSocket &link, const std::function<void(BootOrder &)> &keep,
+                MachineChanges *changes) {
+  Session session(host, link, keep, changes);
   while (session.serve()) {
   }
 }

@@ -3,12 +3,13 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace coffer {
 
 namespace {
-constexpr size_t kLargestMessage = 256u << 20;  // an order carries the records
+constexpr size_t kReadAtOnce = 1u << 20;
 
 Error gone() {
   return {ErrorCode::kUnavailable, "the host's agent has gone", "Is coffer-agent running there?"};
@@ -50,15 +51,31 @@ Result<void> MessageSocket::send(ByteSpan message) {
   return send_all(fd_.get(), message.data(), message.size());
 }
 
-Result<Bytes> MessageSocket::receive() {
+Result<Bytes> MessageSocket::receive(size_t most) {
   uint8_t head[4];
   COFFER_CHECK(receive_all(fd_.get(), head, sizeof head));
   Decoder d(head);
   const uint32_t size = d.u32();
-  if (size == 0 || size > kLargestMessage) return wire::nonsense();
-  Bytes out(size);
-  COFFER_CHECK(receive_all(fd_.get(), out.data(), out.size()));
+  if (size == 0 || size > most) return wire::nonsense();
+  Bytes out;  // grows with what comes, not with what was announced
+  while (out.size() < size) {
+    const size_t at = out.size(), piece = std::min<size_t>(size - at, kReadAtOnce);
+    out.resize(at + piece);
+    COFFER_CHECK(receive_all(fd_.get(), out.data() + at, piece));
+  }
   return out;
+}
+
+Result<void> MessageSocket::wait(std::chrono::milliseconds patience) const {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
+    pollfd p{fd_.get(), POLLIN, 0};
+    const int n = ::poll(&p, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
+    if (n > 0) return {};
+    if (n == 0)
+      return fail(ErrorCode::kDeadlineExceeded, "the host's agent does not answer", "Is the host overloaded?");
+  }
 }
 
 bool MessageSocket::quiet() const {

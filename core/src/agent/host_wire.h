@@ -8,7 +8,7 @@
 
 namespace coffer::wire {
 
-enum class Kind : uint8_t { kCall = 1, kResult, kAsk, kPiece, kInput, kEnd };
+enum class Kind : uint8_t { kCall = 1, kResult, kAsk, kPiece, kInput, kEnd, kStep };
 enum class Verb : uint8_t {
   kEnsureImage = 1,
   kBoot,
@@ -26,7 +26,10 @@ enum class Verb : uint8_t {
   kLogs,
   kExec,
   kWaitChange,
+  kChanges,
 };
+// Those that change nothing, and are answered at once.
+constexpr bool looks(Verb v) { return v == Verb::kStates || v == Verb::kState || v == Verb::kView; }
 enum class Question : uint8_t { kFetch = 1, kStillWanted };
 
 constexpr size_t kMostInput = 4096;  // bytes of one kInput

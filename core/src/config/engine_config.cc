@@ -100,12 +100,13 @@ class Reader {
     COFFER_TRY(const toml::table *of_keys, role(root, "keys", kKeys, out_.keys_storage));
     if (of_keys) COFFER_CHECK(keys(*of_keys));
     COFFER_CHECK(api(root));
-    static constexpr std::array<std::string_view, 3> kAgent = {"api", "ca", "storage"};
+    static constexpr std::array<std::string_view, 4> kAgent = {"api", "ca", "mounts", "storage"};
     COFFER_TRY(const toml::table *of_agent, role(root, "agent", kAgent, out_.agent_storage));
     if (of_agent) {
       COFFER_CHECK(
           list(*of_agent, "agent.", "api", "URLs", "unix:///run/coffer-api/api.sock", out_.agent_apis));
       COFFER_CHECK(path(*of_agent, "agent.", "ca", out_.agent_ca));
+      COFFER_CHECK(list(*of_agent, "agent.", "mounts", "absolute paths", "/srv/web", out_.agent_mounts));
     }
     default_path(out_.storage, "vault");
     default_path(out_.keys_storage, "keys");
@@ -219,13 +220,23 @@ class Reader {
     return list(keys, "keys.", "agents", kUsers, "USER", out_.keys_agents);
   }
 
+  Result<void> flag(const toml::table &of, std::string_view prefix, std::string_view name, bool &out) {
+    const toml::node *node = of.get(name);
+    if (!node) return {};
+    const auto *value = node->as_boolean();
+    if (!value)
+      return wrong(node->source(), "'" + std::string(prefix) + std::string(name) + "' must be true or false");
+    out = value->get();
+    return {};
+  }
+
   Result<void> api(const toml::table &root) {
     const toml::node *node = root.get("api");
     if (!node) return {};
     const toml::table *table = node->as_table();
     if (!table) return wrong(node->source(), "'api' must be a table", "write [api]");
-    static constexpr std::array<std::string_view, 8> kKnown = {
-        "accept_plaintext", "ca", "certificate", "key", "listen", "socket", "token", "url"};
+    static constexpr std::array<std::string_view, 9> kKnown = {
+        "accept_plaintext", "ca", "certificate", "key", "listen", "relay_keys", "socket", "token", "url"};
     COFFER_CHECK(only(*table, kKnown, "api."));
     ApiConfig &api = out_.api;
     COFFER_CHECK(text(*table, "api.", "url", "a URL", api.url));
@@ -235,12 +246,8 @@ class Reader {
     COFFER_CHECK(path(*table, "api.", "socket", api.socket));
     COFFER_CHECK(path(*table, "api.", "certificate", api.certificate));
     COFFER_CHECK(path(*table, "api.", "key", api.key));
-    if (const toml::node *plain = table->get("accept_plaintext")) {
-      const auto *flag = plain->as_boolean();
-      if (!flag) return wrong(plain->source(), "'api.accept_plaintext' must be true or false");
-      api.accept_plaintext = flag->get();
-    }
-    return {};
+    COFFER_CHECK(flag(*table, "api.", "accept_plaintext", api.accept_plaintext));
+    return flag(*table, "api.", "relay_keys", api.relay_keys);
   }
 
   Result<void> injectors(const toml::table &root) {

@@ -258,6 +258,7 @@ Bytes answer_key_request(Keys &keys, unsigned callers, ByteSpan request) {
 
 struct KeyClient::Connection {
   std::string socket;
+  std::function<Result<sdk::Fd>()> dial = {};  // absent: `socket` is connected to
   int fd = -1;
 
   ~Connection() { close(); }
@@ -275,6 +276,11 @@ struct KeyClient::Connection {
     pollfd p{fd, POLLIN | POLLRDHUP, 0};
     if (fd >= 0 && ::poll(&p, 1, 0) != 0) close();
     if (fd >= 0) return {};
+    if (dial) {
+      COFFER_TRY(sdk::Fd dialled, dial());
+      fd = dialled.release();
+      return {};
+    }
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (socket.size() >= sizeof address.sun_path)
@@ -321,6 +327,8 @@ struct KeyClient::Connection {
 };
 
 KeyClient::KeyClient(std::string socket) : connection_(new Connection{std::move(socket)}) {}
+KeyClient::KeyClient(std::string name, std::function<Result<sdk::Fd>()> dial)
+    : connection_(new Connection{std::move(name), std::move(dial)}) {}
 KeyClient::KeyClient(KeyClient &&) noexcept = default;
 KeyClient::~KeyClient() = default;
 

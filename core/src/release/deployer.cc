@@ -322,10 +322,7 @@ Result<RolloutResult> Deployer::roll_out(const App &app, std::string_view reason
   std::vector<const MachineStatus *> wanted;
   bool behind = false;
   for (const MachineStatus &m : all) {
-    // Also one that failed: a new value may be what it needs.  Stopped Machines stay stopped.
-    if (m.stored.record.desired != Desired::kStarted) continue;
-    const bool cut_off = m.view && m.view->cut_off;
-    if (!m.started() && m.now() != State::kFailed && !cut_off) continue;
+    if (!to_be_rolled_out(m)) continue;
     wanted.push_back(&m);
     behind = behind || m.version() < manifest.version() || !m.started();
   }

@@ -225,6 +225,21 @@ Result<Manifest> Vault::at(const App &app, uint64_t version) const {
   return m;
 }
 
+Result<std::vector<Manifest>> Vault::retained(const App &app, const Manifest &head) const {
+  std::vector<Manifest> out = {head};
+  for (;;) {
+    const Header &last = out.back().head.header;
+    const uint64_t before = layout::version_before(last);
+    if (before == 0 || before < layout::oldest_kept(head.head.header)) return out;
+    COFFER_TRY(Manifest m, at(app, before));
+    if (m.head.hash != last.previous)
+      return fail(ErrorCode::kDataLoss, app_context(app.name()) + ": manifest header " +
+                                            std::to_string(before) + " is not the one that version " +
+                                            std::to_string(last.version) + " was made from");
+    out.push_back(std::move(m));
+  }
+}
+
 Result<std::vector<Bytes>> Vault::headers(const App &app, uint64_t first, uint64_t last) const {
   std::vector<Bytes> out;
   for (uint64_t v = last; v >= first && v > 0;) {

@@ -10,6 +10,7 @@
 #ifndef COFFER_AGENT_AGENT_H
 #define COFFER_AGENT_AGENT_H
 
+#include "coffer/agent/machine_changes.h"
 #include "coffer/agent/machine_host.h"
 #include "coffer/keys/protocol.h"
 #include "coffer/plugin_host/storage.h"
@@ -31,6 +32,10 @@ class Agent : public MachineHost {
     std::shared_ptr<const std::string> owner = {};
     std::function<void(std::string_view machine, std::string_view step)> progress;
     std::function<void(std::string_view line)> image_progress;
+    MachineChanges *changes = nullptr;  // is told; outlives the agent
+    // Folders of the host that Machines may mount, exactly these; nullopt: any.
+    // Rationale: no folder below them, for a Machine that may write into one could put a link there.
+    std::optional<std::vector<std::string>> mounts = {};
   };
   static Agent create(Config config);
 
@@ -98,6 +103,9 @@ class Agent : public MachineHost {
                          bool &old_stopped);
   void note_started(MachineState &) const;  // its `current` runs: the receipt
   void step(const std::string &machine, std::string_view what) const;
+  void tell(const std::string &machine) const {
+    if (config_.changes) config_.changes->tell(machine);
+  }
   bool cancelled() const;
   CallOptions call_options(uint64_t timeout_ns) const;
 

@@ -20,6 +20,7 @@ struct ApiConfig {
   std::string listen;                // coffer-api: "127.0.0.1:PORT"; elsewhere TLS is needed
   std::filesystem::path certificate, key;
   bool accept_plaintext = false;  // coffer-api: values that were not sealed by whoever sends them
+  bool relay_keys = false;        // coffer-api: passes on what hosts ask of the key service
 };
 
 struct EngineConfig {
@@ -36,6 +37,7 @@ struct EngineConfig {
   // For coffer-agent: the APIs whose orders it takes, as ApiConfig::url; and the CA of those with https.
   std::vector<std::string> agent_apis;
   std::filesystem::path agent_ca;
+  std::vector<std::string> agent_mounts;  // folders of the host that Machines may have
 };
 
 // The file names the code that is loaded, so it must belong to root or to us and be writable by nobody else

@@ -8,6 +8,8 @@
 
 #include <sys/types.h>
 
+#include <coffer/posix.hpp>
+#include <functional>
 #include <memory>
 
 #include "coffer/keys/protocol.h"
@@ -32,6 +34,8 @@ Bytes answer_key_request(Keys &, unsigned callers, ByteSpan request);
 class KeyClient : public Keys {
  public:
   explicit KeyClient(std::string socket);
+  // `dial` makes a connection to the service `name`, by whatever way.
+  KeyClient(std::string name, std::function<Result<sdk::Fd>()> dial);
   KeyClient(KeyClient &&) noexcept;
   ~KeyClient() override;
 

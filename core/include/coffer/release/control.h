@@ -59,6 +59,8 @@ class Control {
   virtual Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
                                 const std::vector<std::string> &unset) = 0;
   virtual Result<Secrets> secrets(const App &) = 0;
+  virtual Result<Plan> plan(const App &) = 0;
+  virtual Result<std::vector<VersionView>> history(const App &) = 0;
   virtual Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) = 0;
   virtual Result<Rotated> rotate(const App &, bool now) = 0;
 
@@ -101,6 +103,8 @@ class LocalControl : public Control {
   Result<Changes> write(const App &, const std::vector<SealedSecret> &set,
                         const std::vector<std::string> &unset) override;
   Result<Secrets> secrets(const App &) override;
+  Result<Plan> plan(const App &app) override { return deployer_.plan(app); }
+  Result<std::vector<VersionView>> history(const App &app) override { return deployer_.history(app); }
   Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
   Result<Rotated> rotate(const App &, bool now) override;
   Result<std::vector<MachineSummary>> machines(const App &) override;

@@ -54,6 +54,31 @@ struct SecretView {
   SecretStatus status;
 };
 
+// The Machine is booted anew when its App is rolled out.
+bool to_be_rolled_out(const MachineStatus &);
+
+enum class PlannedChange { kAdd, kChange, kRemove };
+std::string_view to_string(PlannedChange);
+
+// What a roll-out would do now.
+struct Plan {
+  struct Machine {
+    std::string id, name;
+    uint64_t version = 0;  // that it has; 0: none
+  };
+  uint64_t version = 0;                          // that it would bring
+  std::map<std::string, PlannedChange> secrets;  // for one of the Machines at least
+  std::vector<Machine> machines;                 // to be booted anew; empty: there is nothing to do
+};
+
+// One version of an App's secrets.
+struct VersionView {
+  uint64_t version = 0, created_ms = 0;
+  std::string who;
+  uint64_t restored_from = 0;             // made by a restore: the version that came before; 0: it was not
+  std::vector<std::string> set, removed;  // of the oldest one that is kept only what was set is known
+};
+
 class Deployer {
  public:
   // REQUIRES: all of them outlive it.  `who` goes into manifests, releases and the audit log.
@@ -82,6 +107,10 @@ class Deployer {
   Result<MachineStatus> machine(const App &, std::string_view id_or_name);  // kNotFound
   // Statuses of all secrets; with those removed from the manifest that a started Machine still has.
   Result<std::vector<SecretView>> secrets(const App &, const Manifest &);
+
+  Result<Plan> plan(const App &);
+  // The versions that are kept, the newest one first.
+  Result<std::vector<VersionView>> history(const App &);
 
   // A new release from the newest manifest: the App's started Machines are booted anew, one after the other.
   // After a failure the ones already updated go back too.  Nothing to do, and not `force`d: release 0.

@@ -83,6 +83,8 @@ class Vault {
   // ---- secrets ----
   Result<Manifest> newest(const App &) const;
   Result<Manifest> at(const App &, uint64_t version) const;
+  // All versions whose secrets are known yet, the newest one (`head`) first: checked to be its history.
+  Result<std::vector<Manifest>> retained(const App &, const Manifest &head) const;
   // `accept` may refuse the manifest that the write would build on; then nothing is written.
   // kAborted: the App's key was rotated since `App` was read; seal again for the new one.
   Result<Written> write(const App &, const std::vector<SealedSecret> &set,
