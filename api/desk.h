@@ -1,13 +1,13 @@
-// Desk: one request, from its token to its answer.  What the routes do is in *_routes.cc, which path leads to which
-// of them in routes.cc.
+// Desk: one request, from its token to its answer.  What the routes do is in *_routes.cc, which path leads to
+// which of them in routes.cc.
 #ifndef COFFER_API_DESK_H
 #define COFFER_API_DESK_H
 
 #include "json.h"
 #include "lazy_host.h"
-#include "work.h"
 #include "routes.h"
 #include "server/http/json_body.h"
+#include "work.h"
 
 namespace coffer::api {
 

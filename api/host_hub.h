@@ -1,7 +1,6 @@
-// HostHub: the agents that have dialled this API.  An agent always keeps one spare session here; who asks its host
-// for something takes one for one request, and the agent dials the next.  A session in which nothing was changed
-// is kept for the next request.
-// Thread rule: any number of threads.
+// HostHub: the agents that have dialled this API.  An agent always keeps one spare session here; who asks its
+// host for something takes one for one request, and the agent dials the next.  A session in which nothing was
+// changed is kept for the next request. Thread rule: any number of threads.
 #ifndef COFFER_API_HOST_HUB_H
 #define COFFER_API_HOST_HUB_H
 

@@ -20,8 +20,9 @@ Answer Desk::host_session() {
   return r;
 }
 
-// To the key service, for hosts that cannot reach its socket: what a host asks of it is signed by the host, and what
-// it answers opens for nobody else.  Here only that passes, whatever the key service would let this API ask.
+// To the key service, for hosts that cannot reach its socket: what a host asks of it is signed by the host,
+// and what it answers opens for nobody else.  Here only that passes, whatever the key service would let this
+// API ask.
 Answer Desk::key_session() {
   if (!request_.upgrade || !config_.relay_keys)
     return fail(ErrorCode::kPermissionDenied, "this API does not pass requests on to the key service",

@@ -10,9 +10,9 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr uint64_t kLongestWait = 60;
-constexpr auto kLook = 10s;            // for what no host tells: another copy of the API has destroyed it
-constexpr auto kFirstWord = 10s;       // of a stream
-constexpr auto kReader = 24h;          // of one: a pager that is not scrolled
+constexpr auto kLook = 10s;       // for what no host tells: another copy of the API has destroyed it
+constexpr auto kFirstWord = 10s;  // of a stream
+constexpr auto kReader = 24h;     // of one: a pager that is not scrolled
 
 }  // namespace
 
@@ -77,7 +77,8 @@ Answer Desk::wait_machine() {
     // First this, then the look: no change is missed.
     const uint64_t seen = changed ? changed->count() : 0;
     const auto m = control_->machine(a, machine());
-    if (!m && m.error().code == ErrorCode::kNotFound && *wanted == State::kDestroyed) return said("destroyed");
+    if (!m && m.error().code == ErrorCode::kNotFound && *wanted == State::kDestroyed)
+      return said("destroyed");
     if (!m) return std::unexpected(m.error());
     if (m->state == *wanted) return answered(m);
     if (!changed) {

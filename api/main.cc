@@ -42,7 +42,8 @@ constexpr char kHelp[] =
     "made with\n"
     "`coffer token create` in this home.\n";
 
-// Which hosts the key service knows, as of a second ago at most.  While it is away, those that it has named before.
+// Which hosts the key service knows, as of a second ago at most.  While it is away, those that it has named
+// before.
 class Admission {
  public:
   explicit Admission(std::string socket) : keys_(std::move(socket)) {}

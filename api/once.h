@@ -1,5 +1,6 @@
-// Once: the answers to requests with an Idempotency-Key, so that one that is repeated is answered and not done
-// again.  They lie in the vault's storage, for every copy of the API; an answer holds no value and no token.
+// Once: the answers to requests with an Idempotency-Key, so that one that is repeated is answered and not
+// done again.  They lie in the vault's storage, for every copy of the API; an answer holds no value and no
+// token.
 //   space "requests": HEX(SHA-256(token id, key)) = "cfn1" created_ms(u64) request(32) owner done(u8)
 //                     status(u16) body
 #ifndef COFFER_API_ONCE_H

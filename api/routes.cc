@@ -81,7 +81,11 @@ Answer Desk::route() {
       {"GET", "get machine", {v1, apps, kAny, machines, kAny}, R::kList, &Desk::get_machine},
       {"DELETE", "destroy machine", {v1, apps, kAny, machines, kAny}, R::kMachine, &Desk::destroy_machine},
       {"POST", "start machine", {v1, apps, kAny, machines, kAny, "start"}, R::kMachine, &Desk::start_machine},
-      {"POST", "restart machine", {v1, apps, kAny, machines, kAny, "restart"}, R::kMachine, &Desk::start_machine},
+      {"POST",
+       "restart machine",
+       {v1, apps, kAny, machines, kAny, "restart"},
+       R::kMachine,
+       &Desk::start_machine},
       {"POST", "stop machine", {v1, apps, kAny, machines, kAny, "stop"}, R::kMachine, &Desk::stop_machine},
       {"GET", "wait for machine", {v1, apps, kAny, machines, kAny, "wait"}, R::kList, &Desk::wait_machine},
       {"GET", "machine logs", {v1, apps, kAny, machines, kAny, "logs"}, R::kMachine, &Desk::streams},
@@ -107,7 +111,8 @@ http::Admission admit(const Request &request) {
   const auto ends = [&](std::initializer_list<std::string_view> words) {
     return !request.path.empty() && std::ranges::find(words, request.path.back()) != words.end();
   };
-  const bool reads = request.method == "GET", machine = request.path.size() >= 4 && request.path[3] == "machines";
+  const bool reads = request.method == "GET",
+             machine = request.path.size() >= 4 && request.path[3] == "machines";
   if (!reads && ends({"sealed", "secrets"})) a.max_body = kLargestWrite;
   a.waits = reads ? ends({"wait", "logs", "exec", "session", "keys"})
                   : machine || ends({"deploy", "rotate"}) || request.path.size() == 3;

@@ -45,12 +45,14 @@ Answer Desk::audit_log() {
   const std::string of = asked("app").value_or("");
   const auto &apps = caller_.rights.apps();
   std::deque<std::string> lines;
-  COFFER_CHECK(read_audit({{"api", config_.audit->file()}}, [&](const AuditFile &, std::string_view line, bool) {
-    const auto entry = decode_audit_line(line);
-    if (!entry || (!of.empty() && entry->entry.app != of) || (apps && !apps->contains(entry->entry.app))) return;
-    lines.emplace_back(line);
-    if (lines.size() > most) lines.pop_front();
-  }));
+  COFFER_CHECK(
+      read_audit({{"api", config_.audit->file()}}, [&](const AuditFile &, std::string_view line, bool) {
+        const auto entry = decode_audit_line(line);
+        if (!entry || (!of.empty() && entry->entry.app != of) || (apps && !apps->contains(entry->entry.app)))
+          return;
+        lines.emplace_back(line);
+        if (lines.size() > most) lines.pop_front();
+      }));
   Response r;
   r.content_type = "application/x-ndjson";
   for (const std::string &line : lines) r.body += line + "\n";

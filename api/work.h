@@ -1,5 +1,5 @@
-// Work that takes long, on a thread of its own: whoever asked reads lines about it, or waits for its end, and its
-// place among the workers is somebody else's meanwhile.
+// Work that takes long, on a thread of its own: whoever asked reads lines about it, or waits for its end, and
+// its place among the workers is somebody else's meanwhile.
 #ifndef COFFER_API_WORK_H
 #define COFFER_API_WORK_H
 

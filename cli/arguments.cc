@@ -125,6 +125,8 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
       ->type_name("SOCKET");
   c->add_option("--api", a.api_url, "no vault here: an API of its own has it (unix://, http://, https://)")
       ->type_name("URL");
+  c->add_option("--agent", a.agent_url, "a host whose coffer-agent dials that API; without --keys, also for its keys")
+      ->type_name("URL");
   c->add_option("--identity", a.identity, "of the key service, as `coffer-keys --init` prints it")
       ->type_name("HEX");
   command(&app, "doctor", "check every plugin, file and key; say what to do",

@@ -11,10 +11,10 @@ namespace coffer::api {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kAnswer = 120s;       // also a wait of 60 s
-constexpr auto kSilence = 60s;       // between the lines about long work
-constexpr auto kReader = 24h;        // a pager that is not scrolled
-constexpr unsigned kMostLost = 3;    // answers
+constexpr auto kAnswer = 120s;     // also a wait of 60 s
+constexpr auto kSilence = 60s;     // between the lines about long work
+constexpr auto kReader = 24h;      // a pager that is not scrolled
+constexpr unsigned kMostLost = 3;  // answers
 constexpr unsigned kMostAsked = 300;
 
 }  // namespace
@@ -89,7 +89,8 @@ std::optional<Result<void>> ApiClient::hear(std::string_view line, const Read &r
   return std::nullopt;
 }
 
-Result<void> ApiClient::work(std::string method, std::string target, std::string_view body, const Read &read) {
+Result<void> ApiClient::work(std::string method, std::string target, std::string_view body,
+                             const Read &read) {
   http::Call c = call(std::move(method), std::move(target));
   c.body = body;
   c.timeout = kSilence;
@@ -142,8 +143,9 @@ Result<void> ApiClient::stream(std::string target, const std::function<Result<vo
     pollfd p{config_.cancel_fd, POLLIN, 0};
     return config_.cancel_fd < 0 || ::poll(&p, 1, 0) == 0;
   };
-  std::thread carrier(
-      [&, end = std::move(pair.second)]() mutable { http::carry(*connection, std::move(end), kReader, wanted); });
+  std::thread carrier([&, end = std::move(pair.second)]() mutable {
+    http::carry(*connection, std::move(end), kReader, wanted);
+  });
   Result<void> out;
   {
     HostClient client({}, std::move(pair.first));

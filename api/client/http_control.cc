@@ -45,8 +45,7 @@ Result<SecretBytes> read_digest_key(const JsonValue &v) {
   COFFER_TRY(const JsonValue key, v.at("digest_key"));
   COFFER_TRY(const std::string_view text, key.text());
   auto bytes = unbase64(text);
-  if (!bytes || bytes->size() != 32)
-    return fail(ErrorCode::kDataLoss, "field digest_key: expected 32 bytes");
+  if (!bytes || bytes->size() != 32) return fail(ErrorCode::kDataLoss, "field digest_key: expected 32 bytes");
   SecretBytes out = SecretBytes::copy_of(*bytes);
   secure_wipe(bytes->data(), bytes->size());
   return out;

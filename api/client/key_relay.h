@@ -1,10 +1,10 @@
-// KeyRelay: a host's way to the key service through coffer-api, where it cannot reach the socket.  What passes is
-// signed by the host, and what comes back opens for nobody else: the API learns nothing from it.
+// KeyRelay: a host's way to the key service through coffer-api, where it cannot reach the socket.  What
+// passes is signed by the host, and what comes back opens for nobody else: the API learns nothing from it.
 #ifndef COFFER_API_CLIENT_KEY_RELAY_H
 #define COFFER_API_CLIENT_KEY_RELAY_H
 
-#include <coffer/posix.hpp>
 #include <atomic>
+#include <coffer/posix.hpp>
 #include <list>
 #include <thread>
 

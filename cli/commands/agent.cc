@@ -4,6 +4,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -55,7 +56,6 @@ constexpr std::string_view kSandbox = R"(
 NoNewPrivileges=yes
 MemoryDenyWriteExecute=yes
 LockPersonality=yes
-RestrictAddressFamilies=AF_UNIX
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
@@ -74,7 +74,6 @@ RuntimeDirectoryMode=0700
 RuntimeDirectoryPreserve=yes
 ProtectSystem=strict
 PrivateDevices=yes
-PrivateNetwork=yes
 PrivateIPC=yes
 ProtectClock=yes
 ProtectControlGroups=yes
@@ -84,7 +83,6 @@ ProtectKernelModules=yes
 ProtectKernelTunables=yes
 RemoveIPC=yes
 UMask=0077
-IPAddressDeny=any
 # Files of a Machine belong to its user; the home may be another user's.
 CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER
 )";
@@ -97,14 +95,17 @@ std::string unit(const Engine &engine, const fs::path &program, bool user) {
   const fs::path home = engine.home().dir();
   const std::string runtime = fs::path(engine.config().runtime.plugin).stem().string();
   const bool docker = runtime == "runtime-docker";
+  // Of server mode: the daemon of its own, which dials APIs, maybe elsewhere.
+  const auto &apis = engine.config().agent_apis;
+  const bool dials = std::ranges::any_of(apis, [](const std::string &url) { return !url.starts_with("unix:"); });
   std::string out =
       "# Written by `coffer agent install`.\n"
       "[Unit]\n"
       "Description=Coffer agent: keeps the Machines of this host running\n";
   if (docker && !user) out += "Wants=docker.service\nAfter=docker.service\n";
   out += "StartLimitIntervalSec=0\n\n[Service]\nType=notify\n";
-  out += "ExecStart=" + unit_word(program.string()) + " --engine " +
-         unit_word(engine.home().engine_file().string()) + " agent\n";
+  out += "ExecStart=" + unit_word((apis.empty() ? program : program.parent_path() / "coffer-agent").string()) +
+         " --engine " + unit_word(engine.home().engine_file().string()) + (apis.empty() ? " agent\n" : "\n");
   out +=
       "Restart=on-failure\n"
       "RestartSec=2\n"
@@ -114,8 +115,10 @@ std::string unit(const Engine &engine, const fs::path &program, bool user) {
     return out + std::string(kProcess) +
            "\n[Install]\nWantedBy=" + (user ? "default.target\n" : "multi-user.target\n");
   out += kSandbox;
+  out += dials ? "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\n" : "RestrictAddressFamilies=AF_UNIX\n";
   if (!user) {
     out += kSystemSandbox;
+    if (!dials) out += "PrivateNetwork=yes\nIPAddressDeny=any\n";
     out += "ReadWritePaths=" + unit_path(home.string()) + "\n";
     bool in_home = false, in_tmp = false;
     for (const fs::path &path : {home, program, engine.config().runtime.plugin_dir}) {

@@ -88,8 +88,7 @@ Result<void> read_lines(Engine &engine, const Arguments &a,
     std::erase_if(files, [&](const AuditFile &f) { return f.log != a.service; });
     if (files.empty()) return fail(ErrorCode::kInvalidArgument, "--service is api or keys");
   }
-  return read_audit(files,
-                    [&](const AuditFile &f, std::string_view line, bool) { each(f.log, line); });
+  return read_audit(files, [&](const AuditFile &f, std::string_view line, bool) { each(f.log, line); });
 }
 
 }  // namespace

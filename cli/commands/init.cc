@@ -48,11 +48,16 @@ Result<std::string> engine_text(const Arguments &a) {
     if (!plain(socket))
       return fail(ErrorCode::kInvalidArgument, "--keys: the path holds a character that engine.toml cannot");
     text += "[keys]\nsocket = \"" + socket + "\"\n";
-  } else {
+  } else if (a.agent_url.empty()) {
     text +=
         "[kms]\n"
         "plugin = \"kms-local\"\n"
         "path = \"kms\"\n";
+  }
+  if (!a.agent_url.empty()) {
+    if (!plain(a.agent_url))
+      return fail(ErrorCode::kInvalidArgument, "--agent: the URL holds a character that engine.toml cannot");
+    text += "[agent]\napi = [\"" + a.agent_url + "\"]\nmounts = []                      # folders that Machines may have\n";
   }
   if (!a.kms_passphrase_file.empty()) {
     const std::string path = std::filesystem::absolute(a.kms_passphrase_file).string();
@@ -94,7 +99,8 @@ Result<int> init_client(const Arguments &a, const Home &home) {
   if (a.identity.empty())
     return fail(ErrorCode::kInvalidArgument, "--api needs --identity",
                 "`coffer-keys --init` prints it, on the host of the key service.");
-  if (!a.storage.empty() || !a.runtime.empty() || !a.kms_passphrase_file.empty() || !a.keys_socket.empty())
+  if (!a.storage.empty() || !a.runtime.empty() || !a.kms_passphrase_file.empty() || !a.keys_socket.empty() ||
+      !a.agent_url.empty())
     return fail(ErrorCode::kInvalidArgument, "--api goes with --identity and nothing else");
   if (!plain(a.api_url))
     return fail(ErrorCode::kInvalidArgument, "--api: the URL holds a character that engine.toml cannot");
@@ -131,15 +137,16 @@ Result<int> init_client(const Arguments &a, const Home &home) {
 Result<int> init(Arguments &a) {
   const Home home = Home::place(a.engine);
   if (!a.api_url.empty()) return init_client(a, home);
-  if (a.keys_socket.empty() != a.identity.empty())
-    return fail(ErrorCode::kInvalidArgument, "--keys and --identity belong together");
-  if (!a.keys_socket.empty() && !a.kms_passphrase_file.empty())
+  const bool elsewhere = !a.keys_socket.empty() || !a.agent_url.empty();
+  if (elsewhere == a.identity.empty())
+    return fail(ErrorCode::kInvalidArgument, "--identity belongs to --keys or --agent, and they to it");
+  if (elsewhere && !a.kms_passphrase_file.empty())
     return fail(ErrorCode::kInvalidArgument,
-                "--kms-passphrase-file is for a key service of one's own, not for --keys");
+                "--kms-passphrase-file is for a key service of one's own, not for --keys or --agent");
   const bool fresh = !std::filesystem::exists(home.engine_file());
   COFFER_TRY(const std::string text, engine_text(a));
   if (!fresh &&
-      (!a.storage.empty() || !a.kms_passphrase_file.empty() || !a.runtime.empty() || !a.keys_socket.empty()))
+      (!a.storage.empty() || !a.kms_passphrase_file.empty() || !a.runtime.empty() || elsewhere))
     return fail(ErrorCode::kAlreadyExists,
                 "Coffer is set up already: " + home.engine_file().string() + " exists",
                 "Edit that file, or run `coffer init` without options to finish setting up.");
@@ -147,7 +154,7 @@ Result<int> init(Arguments &a) {
   COFFER_CHECK(home.write_engine(text));
   COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
   const auto start_keys = [&]() -> Result<PublicKey> {
-    if (!config.keys_socket.empty()) return given_identity(a, home);
+    if (!config.keys_socket.empty() || !config.agent_apis.empty()) return given_identity(a, home);
     COFFER_TRY(const Kms kms, Kms::open(config.kms));
     COFFER_TRY(const Storage keys_store, Storage::open(config.keys_storage));
     return KeyService::initialize(keys_store, kms);
@@ -177,8 +184,15 @@ Result<int> init(Arguments &a) {
   }
   print((fresh ? "Coffer is set up in " : "Coffer is ready in ") + home.dir().string());
   print("  storage  " + config.storage.plugin);
-  print("  keys     " + (config.keys_socket.empty() ? config.kms.plugin : config.keys_socket.string()));
+  print("  keys     " + (!config.keys_socket.empty()   ? config.keys_socket.string()
+                         : !config.agent_apis.empty() ? "through " + config.agent_apis.front()
+                                                      : config.kms.plugin));
   print("  runtime  " + config.runtime.plugin);
+  if (!config.agent_apis.empty()) {
+    print("Put what the API's pins/writers says into " + (home.dir() / "pins/writers").string() +
+          ".\nNext: coffer host join NAME < TOKEN, with a token from `coffer host enroll NAME`; then coffer-agent.");
+    return 0;
+  }
   if (!config.keys_socket.empty())
     print(
         "The key service's administrator adds " + (home.dir() / "pins/writers").string() +

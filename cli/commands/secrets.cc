@@ -317,7 +317,10 @@ Result<int> secrets_history(Arguments &a) {
     if (!v.removed.empty()) changes += (changes.empty() ? "" : "; ") + ("removed " + joined(v.removed));
     if (v.restored_from) changes += " (restored from " + std::to_string(v.restored_from) + ")";
     table.push_back({std::to_string(v.version), age(v.created_ms), v.who, changes.empty() ? "-" : changes});
-    j.begin_object().field("version", v.version).field("created_at", rfc3339(v.created_ms)).field("who", v.who);
+    j.begin_object()
+        .field("version", v.version)
+        .field("created_at", rfc3339(v.created_ms))
+        .field("who", v.who);
     write_names(j, "set", v.set);
     write_names(j, "removed", v.removed);
     j.end_object();

@@ -81,7 +81,9 @@ uint16_t port_of(int fd) {
 }
 
 void tune_tcp(int fd) {
-  const auto set = [fd](int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof value); };
+  const auto set = [fd](int level, int option, int value) {
+    ::setsockopt(fd, level, option, &value, sizeof value);
+  };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
   // A peer that vanished without a word is noticed within half a minute, whether or not anything is sent.
   set(SOL_SOCKET, SO_KEEPALIVE, 1);

@@ -116,7 +116,8 @@ class Host {
          .keys = &keys,
          .cancel_fd = cancel_fd,
          .progress = {},
-         .image_progress = std::move(image_progress)});
+         .image_progress = std::move(image_progress),
+         .mounts = mounts});
   }
 
   // Launch spec NUMBER with these secrets.
@@ -151,6 +152,7 @@ class Host {
 
   std::filesystem::path folder;
   std::string runtime = "runtime-files";
+  std::optional<std::vector<std::string>> mounts;
   fakes::Instances machines;
   FakeKeys keys;
   const SigningKey writer = *SigningKey::from_seed(filled<32>(1));
@@ -210,6 +212,23 @@ class AgentTest : public testing::Test {
 };
 
 // ---- a boot ----
+
+TEST_F(AgentTest, OnlyFoldersOfTheHostThatItNamesAreMounted) {
+  host_.mounts = {"/srv/web"};
+  Agent agent = host_.agent();
+  const auto refused = [&](uint64_t number, const std::string &source) {
+    MachineConfig config;
+    config.mounts = {{source, "/data", false}};
+    const auto out = agent.boot(host_.order(number, {{"A", "1"}}, config), nullptr);
+    EXPECT_TRUE(ok(out));
+    return out && out->failed && out->failed->code == ErrorCode::kPermissionDenied;
+  };
+  EXPECT_FALSE(refused(1, "/srv/web"));
+  EXPECT_FALSE(refused(2, "volume"));
+  EXPECT_TRUE(refused(3, "/srv/web/below"));  // where a Machine could have put a link
+  EXPECT_TRUE(refused(4, "/srv/web/"));
+  EXPECT_TRUE(refused(5, "/"));
+}
 
 TEST_F(AgentTest, TheAppGetsExactBytesAsVariablesAndFiles) {
   const std::string odd = "a=\"b\"\n'c'\x01\xc3\xa9 $(x) \\";

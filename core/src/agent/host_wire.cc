@@ -74,7 +74,8 @@ Result<void> MessageSocket::wait(std::chrono::milliseconds patience) const {
     const int n = ::poll(&p, 1, static_cast<int>(std::max<int64_t>(left.count(), 0)));
     if (n > 0) return {};
     if (n == 0)
-      return fail(ErrorCode::kDeadlineExceeded, "the host's agent does not answer", "Is the host overloaded?");
+      return fail(ErrorCode::kDeadlineExceeded, "the host's agent does not answer",
+                  "Is the host overloaded?");
   }
 }
 

@@ -5,10 +5,9 @@
 //   kResult code(u32; 0: done) and, done: the result; else message remedy
 //   kAsk    order(u8) question(u8) ...    agent, during a boot: what BootOrder has as callbacks; answered by
 //                                         kResult
-//   kStep   machine text                  agent, at any time in a call: what it is doing; machine "": an image
-//   kPiece  stream(u32) ns(u64) bytes     agent, of logs and exec
-//   kInput  bytes                         caller: standard input of an exec; none: its end
-//   kEnd                                  caller: enough of the logs
+//   kStep   machine text                  agent, at any time in a call: what it is doing; machine "": an
+//   image kPiece  stream(u32) ns(u64) bytes     agent, of logs and exec kInput  bytes caller: standard input
+//   of an exec; none: its end kEnd                                  caller: enough of the logs
 // Calls of one link are answered one after the other.
 #ifndef COFFER_AGENT_HOST_LINK_H
 #define COFFER_AGENT_HOST_LINK_H

@@ -1,5 +1,5 @@
-// MachineChanges: which Machines of a host have changed, for whoever waits for that: agents tell, sessions wait.
-// Thread-safe.
+// MachineChanges: which Machines of a host have changed, for whoever waits for that: agents tell, sessions
+// wait. Thread-safe.
 #ifndef COFFER_AGENT_MACHINE_CHANGES_H
 #define COFFER_AGENT_MACHINE_CHANGES_H
 
@@ -42,7 +42,8 @@ class MachineChanges {
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, patience, [&] { return count_ != seen || ended_; });
     News news{count_, seen > count_ || count_ - seen > kept_.size(), {}};
-    if (!news.all) news.machines.assign(kept_.end() - static_cast<std::ptrdiff_t>(count_ - seen), kept_.end());
+    if (!news.all)
+      news.machines.assign(kept_.end() - static_cast<std::ptrdiff_t>(count_ - seen), kept_.end());
     return news;
   }
 
