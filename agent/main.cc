@@ -1,7 +1,9 @@
 // coffer-agent: boots, watches and destroys the Machines of its host, as the APIs order that it dials. Beside
 // the sessions one thread keeps running what ran, also while no API is there.
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <condition_variable>
 #include <list>
@@ -61,7 +63,7 @@ struct Host {
     return KeyClient("the API's", [this] { return relay.dial(); });
   }
   // For one thread.  `keys` outlives it.
-  Result<Agent> agent(BootKeys &keys, int stop_fd, const Steps &steps = {}) const {
+  Result<Agent> agent(BootKeys &keys, int stop_fd, int caller_fd = -1, const Steps &steps = {}) const {
     COFFER_TRY(SigningKey host_key, SigningKey::from_seed(seed.reveal()));
     return Agent::create({.open_store = [this] { return Storage::open(config.agent_storage); },
                           .open_runtime = [this] { return Runtime::open(config.runtime); },
@@ -78,6 +80,7 @@ struct Host {
                           .identity = pins.identity,
                           .keys = &keys,
                           .cancel_fd = stop_fd,
+                          .caller_fd = caller_fd,
                           .owner = worker_identity(),
                           .progress = steps,
                           .image_progress = steps ? [steps](std::string_view line) { steps("", line); }
@@ -176,8 +179,12 @@ class Sessions {
 
   void run(Session &session, std::unique_ptr<http::Duplex> connection) {
     if (auto pair = MessageSocket::pair()) {
-      std::thread carrier(
-          [&, end = std::move(pair->second)]() mutable { http::carry(*connection, std::move(end)); });
+      const sdk::Fd gone(::eventfd(0, EFD_CLOEXEC));  // readable once the caller is
+      std::thread carrier([&, end = std::move(pair->second)]() mutable {
+        http::carry(*connection, std::move(end));
+        const uint64_t one = 1;
+        [[maybe_unused]] const ssize_t n = ::write(gone.get(), &one, sizeof one);
+      });
       {
         const std::lock_guard lock(mutex_);
         session.fd = pair->first.fd();
@@ -189,7 +196,7 @@ class Sessions {
       const bool turned_away = !connected_for_use(pair->first.fd());
       if (turned_away) (void)stopped_within(kShortestPause);
       end_spare();
-      if (!turned_away) serve(pair->first);
+      if (!turned_away) serve(pair->first, gone.get());
       {
         const std::lock_guard lock(mutex_);
         session.fd = -1;
@@ -211,9 +218,9 @@ class Sessions {
     return ::recv(fd, &byte, 1, MSG_PEEK) > 0;
   }
 
-  void serve(MessageSocket &link) const {
+  void serve(MessageSocket &link, int caller_fd) const {
     KeyClient keys = host_.keys();
-    auto agent = host_.agent(keys, stop_fd_, [&](std::string_view machine, std::string_view step) {
+    auto agent = host_.agent(keys, stop_fd_, caller_fd, [&](std::string_view machine, std::string_view step) {
       (void)tell_step(link, machine, step);
     });
     auto store = Storage::open(host_.config.agent_storage);

@@ -1,5 +1,7 @@
 #include "desk.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <charconv>
 
@@ -35,10 +37,21 @@ Response Desk::answer() {
 // ---- who asks, and for what ----
 
 LazyHost Desk::new_host() {
-  return LazyHost([this] {
-    return config_.find_host(
-        [this](std::string_view machine, std::string_view step) { work_.say(machine, step); });
+  return LazyHost([this]() -> Result<std::unique_ptr<MachineHost>> {
+    COFFER_TRY(auto host, config_.find_host([this](std::string_view machine, std::string_view step) {
+      work_.say(machine, step);
+    }));
+    const std::lock_guard lock(host_mutex_);
+    if (hung_up_) return fail(ErrorCode::kCancelled, "the caller has gone");
+    host_fd_ = host->fd();
+    return host;
   });
+}
+
+void Desk::hang_up() {
+  const std::lock_guard lock(host_mutex_);
+  hung_up_ = true;
+  if (host_fd_ >= 0) ::shutdown(host_fd_, SHUT_RDWR);
 }
 
 Result<void> Desk::sit_down() {

@@ -35,6 +35,7 @@ class Desk : public std::enable_shared_from_this<Desk> {
   Result<void> sit_down_again();
   bool still_valid() const;  // the token; asked by another thread than the one that works
   LazyHost new_host();
+  void hang_up();  // whatever a host does for this request: its caller has gone
   Answer may(Right, std::string_view app, Answer (Desk::*how)());
   Result<App> app() { return control_->app(request_.path[2]); }
   const std::string &machine() const { return request_.path[4]; }
@@ -90,6 +91,9 @@ class Desk : public std::enable_shared_from_this<Desk> {
   const Request &request_;
   Context &context_;
   std::string_view route_ = "-";
+  std::mutex host_mutex_;
+  int host_fd_ = -1;  // of the session that host_ has
+  bool hung_up_ = false;
   LazyHost host_;
   Seats::Lease seat_;
   std::string_view token_;  // in the request

@@ -147,7 +147,7 @@ Result<HostHub::Spare> HostHub::take() {
   }
 }
 
-Result<std::unique_ptr<MachineHost>> HostHub::host(Steps steps) {
+Result<std::unique_ptr<HostClient>> HostHub::host(Steps steps) {
   COFFER_TRY(Spare spare, take());
   return std::make_unique<Borrowed>(*this, std::move(spare), std::move(steps));
 }

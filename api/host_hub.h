@@ -29,7 +29,7 @@ class HostHub {
   void serve(http::Duplex &);
   // One of the hosts that are connected, for one request.  kUnavailable: none is, and none was within
   // seconds.
-  Result<std::unique_ptr<MachineHost>> host(Steps steps = {});
+  Result<std::unique_ptr<HostClient>> host(Steps steps = {});
 
  private:
   struct Spare {

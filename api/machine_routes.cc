@@ -124,6 +124,7 @@ Answer Desk::streams() {
     // A token that was revoked, or has expired, ends it.
     const auto valid = [&] { return self->still_valid(); };
     http::carry(connection, std::move(pair->second), kReader, valid);
+    self->hang_up();
     work.join();
   };
   return r;

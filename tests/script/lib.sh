@@ -24,6 +24,34 @@ begin() {
   trap 'exit 130' INT TERM
 }
 
+# begin_server COFFER SERVER_UP: the same for server mode, three daemons in `dir` that `up` starts.  COFFER_HOME is a
+# user's, and `daemons` the folder of the programs.  Skipped without root, who alone can be several users.
+begin_server() {
+  [ "$(id -u)" = 0 ] || exit 77
+  daemons=$(dirname "$(realpath "$1")")
+  begin "$1"
+  server_up=$2 dir=$WORK/server
+  export COFFER_BIN=$daemons COFFER_HOME=$dir/user
+  chmod 755 "$WORK"
+  at_end() { "$server_up" stop "$dir" || true; }
+}
+up() { ok "$server_up" start "$dir"; }
+down() { ok "$server_up" stop "$dir" "$@"; } # [ROLE] [SIGNAL]
+daemon() { "$server_up" pid "$dir" "$1"; }    # its process id
+as() { setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}"; }
+# The users of scripts/server-up.
+keys_user=64201 api_user=64202 agent_user=64203
+
+# memory PID: what the process can write to, as a core dump would have it, and what core dumps leave out.
+memory() {
+  local range perms rest from to
+  while read -r range perms rest; do
+    case $perms in *w*) ;; *) continue ;; esac
+    from=$((16#${range%-*})) to=$((16#${range#*-}))
+    dd if="/proc/$1/mem" bs=4096 skip=$((from / 4096)) count=$(((to - from) / 4096)) 2>/dev/null || true
+  done <"/proc/$1/maps"
+}
+
 # What a script has to end itself, redefined by it: called when its Machines are destroyed.
 at_end() { :; }
 

@@ -3,25 +3,17 @@
 # Needs root, to be several users.  ROUNDS: boots in which each daemon is killed.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-[ "$(id -u)" = 0 ] || exit 77
-bin=$(dirname "$(realpath "$1")")
-begin "$1"
-server_up=$2 unit=$(realpath "$3") rounds=${4:-4}
-export COFFER_BIN=$bin COFFER_HOME=$WORK/server/user
-dir=$WORK/server
+unit=$(realpath "$3") rounds=${4:-4}
+begin_server "$1" "$2"
 nap=$((1000000 + RANDOM * 32768 + RANDOM)) # nobody else sleeps as long
-chmod 755 "$WORK"
-at_end() { "$server_up" stop "$dir" || true; }
-up() { ok "$server_up" start "$dir"; }
-down() { ok "$server_up" stop "$dir" "$@"; }
 inside() { coffer machine exec -a web "$1" -- sh -c "printf %s \"\$$2\"" </dev/null 2>/dev/null; }
 machine() { field ".[] | select(.name == \"$1\") | .$2" machine list -a web; }
 is() { [ "$(machine "$1" "$2")" = "$3" ]; }
 
 step "the API links nothing that opens, and the key service does"
 opens='coffer::(Opener|HpkeReceiver|KeyService)::'
-same 0 "$(nm -C "$bin/coffer-api" | grep -cE "$opens")" "what opens in coffer-api"
-[ "$(nm -C "$bin/coffer-keys" | grep -cE "$opens")" -gt 0 ] || failed "the search finds nothing where it is"
+same 0 "$(nm -C "$daemons/coffer-api" | grep -cE "$opens")" "what opens in coffer-api"
+[ "$(nm -C "$daemons/coffer-keys" | grep -cE "$opens")" -gt 0 ] || failed "the search finds nothing where it is"
 
 step "three daemons under three users, none of whom reads what is another's"
 up
@@ -30,13 +22,12 @@ value=$(canary)
 ok coffer secrets set -a web --stage VALUE="$value" SMALL=1
 ok coffer machine run -a web --name one host -- sleep "$nap"
 same "$value" "$(inside one VALUE)"
-as() { setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}"; }
-for user in 64202 64203; do
+for user in $api_user $agent_user; do
   expect_code 1 as $user cat "$dir/keys/keys.db"
   expect_code 1 as $user sh -c "cat $dir/keys/kms/*"
 done
-expect_code 1 as 64203 cat "$dir/api/api/writer.key"
-expect_code 1 as 64202 cat "$dir/agent/host/host.key"
+expect_code 1 as $agent_user cat "$dir/api/api/writer.key"
+expect_code 1 as $api_user cat "$dir/agent/host/host.key"
 
 step "a token does what it allows, for the Apps that it names"
 all=$(cat "$dir/user/user.token")
@@ -120,9 +111,9 @@ same 5 "$(inside one SMALL)"
 step "without the API an app that crashed is booted again, with what it had"
 instance=$(machine one instance_id)
 down api
-pid=$(pgrep -f -u 64203 "sleep $nap" | tail -n 1)
+pid=$(pgrep -f -u $agent_user "sleep $nap" | tail -n 1)
 kill -KILL "$pid"
-runs_anew() { [ "$(pgrep -f -u 64203 "sleep $nap" | tail -n 1)" != "$pid" ] && pgrep -f -u 64203 "sleep $nap"; }
+runs_anew() { [ "$(pgrep -f -u $agent_user "sleep $nap" | tail -n 1)" != "$pid" ] && pgrep -f -u $agent_user "sleep $nap"; }
 eventually 30 runs_anew >/dev/null
 up
 eventually 20 is one state started
@@ -147,21 +138,12 @@ for ((round = 0; round < rounds; round++)); do
       same "round $n" "$(inside $name SMALL)"
       same "$value" "$(inside $name VALUE)"
     done
-    same 2 "$(pgrep -cxf -u 64203 "sleep $nap")" "apps that run after $victim was killed, round $round"
+    same 2 "$(pgrep -cxf -u $agent_user "sleep $nap")" "apps that run after $victim was killed, round $round"
   done
 done
 
 step "a destroyed Machine's secrets are gone from the host, and no value was ever in the API"
-# The writable memory of a process, as a core dump would have it.
-memory() { # PID
-  local range perms rest from to
-  while read -r range perms rest; do
-    case $perms in *w*) ;; *) continue ;; esac
-    from=$((16#${range%-*})) to=$((16#${range#*-}))
-    dd if="/proc/$1/mem" bs=4096 skip=$((from / 4096)) count=$(((to - from) / 4096)) 2>/dev/null || true
-  done <"/proc/$1/maps"
-}
-holds() { memory "$("$server_up" pid "$dir" "$1")" | grep -qaF -f <(forms "$2"); }
+holds() { memory "$(daemon "$1")" | grep -qaF -f <(forms "$2"); }
 for i in $(seq 20); do ok coffer secrets set -a web --stage VALUE="$value" N="$i"; done
 ok coffer machine destroy -a web two --force
 ok coffer machine destroy -a web one --force

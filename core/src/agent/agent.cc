@@ -90,6 +90,10 @@ CallOptions Agent::call_options(uint64_t timeout_ns) const {
   return {timeout_ns, going_back_ ? -1 : config_.cancel_fd};
 }
 
+CallOptions Agent::stream_options() const {
+  return {0, config_.caller_fd >= 0 ? config_.caller_fd : config_.cancel_fd};
+}
+
 // ---- leases ----
 
 Result<Agent::Held> Agent::take(const std::string &machine, const SignedSpec *first, Patience patience) {
@@ -390,7 +394,7 @@ Result<void> Agent::logs(const MachineState &m, const LogQuery &query,
                          const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) {
   if (!m.current) return {};
   COFFER_TRY(const Runtime *rt, runtime());
-  return rt->logs(m.current->handle, query, each, call_options(0));
+  return rt->logs(m.current->handle, query, each, stream_options());
 }
 
 Result<int32_t> Agent::exec(const MachineState &m, const std::vector<std::string> &argv,
@@ -400,7 +404,7 @@ Result<int32_t> Agent::exec(const MachineState &m, const std::vector<std::string
     return fail(ErrorCode::kFailedPrecondition, context(m) + " is not started",
                 "Start it with `coffer machine start " + m.machine + "`.");
   COFFER_TRY(const Runtime *rt, runtime());
-  return rt->exec(m.current->handle, argv, out, in, call_options(0), in_fd);
+  return rt->exec(m.current->handle, argv, out, in, stream_options(), in_fd);
 }
 
 Result<void> Agent::wait_change(const MachineState &m, uint64_t timeout_ns) {

@@ -74,13 +74,16 @@ Result<Bytes> HostClient::call(Bytes request, const During &during) const {
         const int64_t n = during.in(buffer);
         if (n < 0) return fail(ErrorCode::kCancelled, "interrupted");
         input = n > 0;
-        COFFER_CHECK(link_.send(message(Kind::kInput).raw(ByteSpan(buffer, static_cast<size_t>(n))).take()));
+        const Wiped sent(message(Kind::kInput).raw(ByteSpan(buffer, static_cast<size_t>(n))).take());
+        secure_wipe(buffer, sizeof buffer);
+        COFFER_CHECK(link_.send(sent.bytes()));
         continue;
       }
     }
     if (looks(verb)) COFFER_CHECK(link_.wait(kLookPatience));
-    COFFER_TRY(const Bytes in, link_.receive());
-    Decoder d(in);
+    COFFER_TRY(Bytes received, link_.receive());
+    const Wiped in(std::move(received));
+    Decoder d(in.bytes());
     switch (static_cast<Kind>(d.u8())) {
       case Kind::kResult: {
         broken_ = false;

@@ -8,8 +8,8 @@ namespace coffer {
 namespace wire {
 namespace {
 bool piece(MessageSocket &link, uint32_t stream, int64_t ns, ByteSpan bytes) {
-  return link.send(message(Kind::kPiece).u32(stream).u64(static_cast<uint64_t>(ns)).raw(bytes).take())
-      .has_value();
+  const Wiped sent(message(Kind::kPiece).u32(stream).u64(static_cast<uint64_t>(ns)).raw(bytes).take());
+  return link.send(sent.bytes()).has_value();
 }
 }  // namespace
 
@@ -27,18 +27,20 @@ Bytes answer_logs(MessageSocket &link, Decoder &d, const decltype(HostStreams::l
 
 Bytes answer_exec(MessageSocket &link, Decoder &d, const decltype(HostStreams::exec) &exec) {
   const std::vector<std::string> argv = read_texts(d);
-  const bool input = read_flag(d);
+  const bool has_input = read_flag(d);
   if (!d.done()) return refused(nonsense().error());
   const auto in = [&](std::span<uint8_t> buffer) -> int64_t {
-    const auto got = link.receive();
-    if (!got || got->front() != static_cast<uint8_t>(Kind::kInput)) return -1;
-    const size_t n = got->size() - 1;
-    if (n > buffer.size()) return -1;
-    std::copy_n(got->begin() + 1, n, buffer.begin());
-    return static_cast<int64_t>(n);
+    auto received = link.receive();
+    if (!received) return -1;
+    const Wiped got(*std::move(received));
+    if (got.bytes().front() != static_cast<uint8_t>(Kind::kInput)) return -1;
+    const ByteSpan input = got.bytes().subspan(1);
+    if (input.size() > buffer.size()) return -1;
+    std::ranges::copy(input, buffer.begin());
+    return static_cast<int64_t>(input.size());
   };
   const auto out = [&](uint32_t stream, ByteSpan bytes) { return piece(link, stream, 0, bytes); };
-  return answer(exec(argv, out, in, input ? link.fd() : -1),
+  return answer(exec(argv, out, in, has_input ? link.fd() : -1),
                 [](Encoder &e, int32_t code) { e.u32(static_cast<uint32_t>(code)); });
 }
 

@@ -3,6 +3,7 @@
 #define COFFER_AGENT_HOST_WIRE_H
 
 #include "coffer/agent/host_streams.h"
+#include "coffer/base/secret_bytes.h"
 #include "coffer/format/magic.h"
 #include "state.h"
 
@@ -33,6 +34,19 @@ constexpr bool looks(Verb v) { return v == Verb::kStates || v == Verb::kState ||
 enum class Question : uint8_t { kFetch = 1, kStillWanted };
 
 constexpr size_t kMostInput = 4096;  // bytes of one kInput
+
+// A message that may carry what a command prints or is given, and that may be a value: wiped when it goes.
+class Wiped {
+ public:
+  explicit Wiped(Bytes message) : message_(std::move(message)) {}
+  Wiped(const Wiped &) = delete;
+  Wiped &operator=(const Wiped &) = delete;
+  ~Wiped() { secure_wipe(message_.data(), message_.size()); }
+  ByteSpan bytes() const { return message_; }
+
+ private:
+  Bytes message_;
+};
 
 inline Bytes copied(ByteSpan b) { return Bytes(b.begin(), b.end()); }
 inline Encoder message(Kind k) { return std::move(Encoder().u8(static_cast<uint8_t>(k))); }

@@ -28,6 +28,7 @@ class Agent : public MachineHost {
     PublicKey identity{};      // of the key service
     BootKeys *keys = nullptr;  // REQUIRES: outlives the agent
     int cancel_fd = -1;        // readable: end soon, in a clean state
+    int caller_fd = -1;        // readable: whoever asked for logs or exec has gone; -1: cancel_fd says it
     // Whose leases are ours: another one for each of several agents of one process (worker_identity()).
     std::shared_ptr<const std::string> owner = {};
     std::function<void(std::string_view machine, std::string_view step)> progress;
@@ -108,6 +109,7 @@ class Agent : public MachineHost {
   }
   bool cancelled() const;
   CallOptions call_options(uint64_t timeout_ns) const;
+  CallOptions stream_options() const;
 
   Config config_;
   // Then nothing is cancelled: the Machine would be left with no instance, or with the new one.
