@@ -38,11 +38,15 @@ class Seats {
     }
     return Lease(seat.release(), [this](Seat *s) {
       const std::lock_guard lock(mutex_);
-      free_.emplace_back(s);
+      if (free_.size() < kKept)
+        free_.emplace_back(s);
+      else
+        delete s;
     });
   }
 
  private:
+  static constexpr size_t kKept = 16;  // above, one ends with its request
   Make make_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Seat>> free_;

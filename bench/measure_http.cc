@@ -5,26 +5,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <string>
 #include <thread>
 
-#include "server/http/client.h"
+#include "bench/load.h"
 #include "server/http/server.h"
 
 namespace http = coffer::http;
+using namespace coffer::bench;
 using namespace std::chrono_literals;
 
 namespace {
-
-long resident_kb(pid_t pid) {
-  std::ifstream in("/proc/" + std::to_string(pid) + "/status");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("VmRSS:")) return std::atol(line.c_str() + 6);
-  return -1;
-}
 
 [[noreturn]] void serve(const std::string &path, int ready) {
   static http::Signal never;
@@ -39,8 +31,6 @@ long resident_kb(pid_t pid) {
   for (;;) ::pause();
 }
 
-double seconds(http::Clock::duration d) { return std::chrono::duration<double>(d).count(); }
-
 }  // namespace
 
 int main() {
@@ -52,7 +42,7 @@ int main() {
   char byte;
   ::close(ready[1]);
   if (::read(ready[0], &byte, 1) != 1) return 1;
-  std::printf("idle                        %8ld KB\n", resident_kb(server));
+  std::printf("idle                        %8ld KB\n", status_of(server, "VmRSS"));
 
   const auto client = *http::Client::open({.url = "unix://" + path});
   const auto ask = [&] {
@@ -74,35 +64,17 @@ int main() {
   }
   std::printf("16 clients                  %8.0f requests/s\n", 48'000 / seconds(http::Clock::now() - begin));
 
-  std::vector<double> ms;
-  begin = http::Clock::now();
-  for (int i = 0; i < 2'000; ++i) {
-    const auto due = begin + i * 5ms;
-    std::this_thread::sleep_until(due);
-    ask();
-    ms.push_back(seconds(http::Clock::now() - due) * 1'000);
-  }
-  std::ranges::sort(ms);
-  std::printf("at 200 requests/s           %8.2f ms p50 %8.2f ms p99 %8.2f ms most\n", ms[ms.size() / 2],
-              ms[ms.size() * 99 / 100], ms.back());
+  const std::vector<double> ms = at_rate(1, 200, 2'000, [&](int) { ask(); });
+  std::printf("at 200 requests/s           %8.2f ms p50 %8.2f ms p99 %8.2f ms most\n", percentile(ms, 50),
+              percentile(ms, 99), ms.back());
 
-  std::vector<std::jthread> polls;
-  for (int i = 0; i < 500; ++i)
-    polls.emplace_back([&] {
-      const auto own = *http::Client::open({.url = "unix://" + path});
-      (void)own->call({.target = "/wait", .timeout = 600s});
-    });
-  // Each of them has a thread of the server.
-  const auto threads = [&] {
-    std::ifstream in("/proc/" + std::to_string(server) + "/status");
-    for (std::string line; std::getline(in, line);)
-      if (line.starts_with("Threads:")) return std::atoi(line.c_str() + 8);
-    return 0;
-  };
-  while (threads() < 502) std::this_thread::sleep_for(10ms);
-  std::printf("500 long polls              %8ld KB\n", resident_kb(server));
+  {
+    const LongPolls polls("unix://" + path, {.target = "/wait", .timeout = 600s}, 500);
+    // Each of them has a thread of the server.
+    while (status_of(server, "Threads") < 502) std::this_thread::sleep_for(10ms);
+    std::printf("500 long polls              %8ld KB\n", status_of(server, "VmRSS"));
+  }
   ::kill(server, SIGKILL);
   ::waitpid(server, nullptr, 0);
-  polls.clear();
   ::unlink(path.c_str());
 }

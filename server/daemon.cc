@@ -1,5 +1,6 @@
 #include "server/daemon.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 
@@ -15,6 +16,8 @@ namespace coffer {
 
 int daemon_main(int argc, char **argv, const char *name, const char *help,
                 const std::function<Result<void>(const std::string &engine)> &serve, bool *init) {
+  // Each thread has an arena of its own otherwise, and what a burst of requests took stays with them.
+  ::mallopt(M_ARENA_MAX, 2);
   occupy_standard_streams();
   harden_process();
   set_log_level(LogLevel::kInfo);

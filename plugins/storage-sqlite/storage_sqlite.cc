@@ -19,8 +19,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <coffer/posix.hpp>
 #include <coffer/storage.hpp>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 
 namespace {
@@ -155,6 +159,7 @@ class StorageSqlite final : public coffer::sdk::Storage {
     }
     auto self = std::make_unique<StorageSqlite>();
     self->path_ = std::move(path);
+    self->turn_ = turn_of(self->path_);
     self->read_only_ = options.read_only();
     self->with(call, [&] { self->connect(); });
     return self;
@@ -223,7 +228,7 @@ class StorageSqlite final : public coffer::sdk::Storage {
     const std::vector<const coffer_op *> ops = sorted_ops(batch, limits());
 
     return with(call, [&] {
-      Write write(*db_);
+      Write write(*this);
       SQLite::Statement &find = prepared(find_, "SELECT revision FROM record WHERE space=? AND key=?");
       for (size_t i = 0; i < batch.n_pre; ++i) {
         const Reset reset{find};
@@ -277,7 +282,7 @@ class StorageSqlite final : public coffer::sdk::Storage {
     check_space(space, limits());
     check_writable();
     with(call, [&] {
-      Write write(*db_);
+      Write write(*this);
       SQLite::Statement drop(*db_, "DELETE FROM record WHERE space=?");
       bind(drop, 1, space);
       if (drop.exec() == 0) return;
@@ -298,15 +303,37 @@ class StorageSqlite final : public coffer::sdk::Storage {
   // BEGIN IMMEDIATE, so that what the preconditions saw still holds at the end; rolled back unless committed.
   class Write {
    public:
-    explicit Write(SQLite::Database &db) : db_(db) { db_.exec("BEGIN IMMEDIATE"); }
+    explicit Write(StorageSqlite &self) : turn_(self.wait_for_turn()), db_(*self.db_) {
+      db_.exec("BEGIN IMMEDIATE");
+    }
     ~Write() {
       if (!sqlite3_get_autocommit(db_.getHandle())) db_.tryExec("ROLLBACK");
     }
     void commit() { db_.exec("COMMIT"); }
 
    private:
+    const std::unique_lock<std::timed_mutex> turn_;
     SQLite::Database &db_;
   };
+
+  // Writers of one process take turns: SQLite's way to wait for another writer is to look again after a
+  // sleep, in which nobody writes.
+  static std::shared_ptr<std::timed_mutex> turn_of(const std::string &path) {
+    static std::mutex all;
+    static std::map<std::string, std::weak_ptr<std::timed_mutex>> turns;
+    const std::lock_guard lock(all);
+    std::erase_if(turns, [](const auto &t) { return t.second.expired(); });
+    auto turn = turns[path].lock();
+    if (!turn) turns[path] = turn = std::make_shared<std::timed_mutex>();
+    return turn;
+  }
+  std::unique_lock<std::timed_mutex> wait_for_turn() {
+    std::unique_lock lock(*turn_, std::defer_lock);
+    constexpr auto kLook = std::chrono::milliseconds(20);  // whether the call was cancelled
+    while (!lock.try_lock_for(kLook))
+      if (call_->cancelled() || now_ns() >= give_up_ns_) break;  // then SQLite says that it is locked
+    return lock;
+  }
 
   void connect() {
     const int access = read_only_ ? SQLite::OPEN_READONLY : SQLite::OPEN_READWRITE;
@@ -424,6 +451,7 @@ class StorageSqlite final : public coffer::sdk::Storage {
   bool read_only_ = false;
   const Call *call_ = nullptr;  // of the call being served
   uint64_t give_up_ns_ = 0;
+  std::shared_ptr<std::timed_mutex> turn_;
   std::optional<SQLite::Database> db_;
   std::optional<SQLite::Statement> get_, find_, put_, delete_, next_;  // after db_: they go first
 };
