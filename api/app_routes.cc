@@ -48,11 +48,7 @@ Answer Desk::app_digest_key() {
 }
 Answer Desk::rotate() {
   COFFER_TRY(const JsonValue root, body({"now"}));
-  COFFER_TRY(const auto given, root.find("now"));
-  bool now = false;
-  if (given) {
-    COFFER_TRY(now, given->boolean());
-  }
+  COFFER_TRY(const bool now, flag(root, "now"));
   COFFER_TRY(const App a, app());
   return at_length([this, a, now] { return answered(control_->rotate(a, now)); });
 }

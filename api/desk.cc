@@ -64,14 +64,10 @@ Result<void> Desk::sit_down() {
   COFFER_TRY(seat_, config_.seats->take());
   COFFER_TRY(caller_, seat_->tokens.verify(token_));
   who_ = "token " + caller_.name;
-  set_up();
-  return {};
-}
-
-void Desk::set_up() {
   deployer_.emplace(seat_->vault, seat_->keys, host_, who_, config_.audit);
   deployer_->go_on_without_keys();
   control_.emplace(seat_->vault, seat_->keys, host_, *deployer_, config_.digest_credential);
+  return {};
 }
 
 void Desk::stand_up() {
@@ -80,9 +76,6 @@ void Desk::stand_up() {
   seat_.reset();
   host_ = new_host();
 }
-
-// Asks again whether the token is valid: it may have been revoked meanwhile.
-Result<void> Desk::sit_down_again() { return sit_down(); }
 
 bool Desk::still_valid() const {
   const auto seat = config_.seats->take();
@@ -111,6 +104,11 @@ Result<JsonValue> Desk::body(std::initializer_list<std::string_view> fields) {
   const JsonValue root = body_->root();
   COFFER_CHECK(root.only(fields));
   return root;
+}
+
+Result<bool> Desk::flag(const JsonValue &root, std::string_view name) {
+  COFFER_TRY(const auto given, root.find(name));
+  return given ? given->boolean() : Result<bool>(false);
 }
 
 std::optional<std::string> Desk::asked(const std::string &name) const {

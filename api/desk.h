@@ -29,10 +29,9 @@ class Desk : public std::enable_shared_from_this<Desk> {
 
   // ---- who asks, and for what ----
   Result<void> sit_down();
-  void set_up();
-  // Who waits has no seat and no host meanwhile.
+  // Who waits has no seat and no host meanwhile, and sits down again behind it: the token may have been
+  // revoked.
   void stand_up();
-  Result<void> sit_down_again();
   bool still_valid() const;  // the token; asked by another thread than the one that works
   LazyHost new_host();
   void hang_up();  // whatever a host does for this request: its caller has gone
@@ -41,6 +40,7 @@ class Desk : public std::enable_shared_from_this<Desk> {
   const std::string &machine() const { return request_.path[4]; }
   // The body, an object with no other fields than these.
   Result<JsonValue> body(std::initializer_list<std::string_view> fields);
+  static Result<bool> flag(const JsonValue &root, std::string_view name);  // false where it is not there
   // Of the query; nothing: it is not there.
   std::optional<std::string> asked(const std::string &name) const;
   Result<uint64_t> asked_number(const std::string &name, uint64_t otherwise, uint64_t most) const;

@@ -12,7 +12,6 @@ using namespace std::chrono_literals;
 constexpr uint64_t kLongestWait = 60;
 constexpr auto kLook = 10s;       // for what no host tells: another copy of the API has destroyed it
 constexpr auto kFirstWord = 10s;  // of a stream
-constexpr auto kReader = 24h;     // of one: a pager that is not scrolled
 
 }  // namespace
 
@@ -32,13 +31,9 @@ Answer Desk::run_machine() {
       return fail(ErrorCode::kInvalidArgument, "field name: a Machine's name is 1 to 63 of a-z, 0-9 and -");
     c.name = text;
   }
-  COFFER_TRY(const auto pull, root.find("pull"));
-  bool pulled = false;
-  if (pull) {
-    COFFER_TRY(pulled, pull->boolean());
-  }
+  COFFER_TRY(const bool pull, flag(root, "pull"));
   COFFER_TRY(const App a, app());
-  return at_length([this, a, c, pulled] { return answered(control_->run(a, c, pulled), 201); });
+  return at_length([this, a, c, pull] { return answered(control_->run(a, c, pull), 201); });
 }
 
 Answer Desk::get_machine() {
@@ -93,7 +88,7 @@ Answer Desk::wait_machine() {
     const auto woken = context_.wait(*changed, seen, std::min(end, http::Clock::now() + kLook));
     if (woken == http::Woken::kGone || woken == http::Woken::kStopping)
       return fail(ErrorCode::kUnavailable, "the API is being stopped", "Try again.");
-    COFFER_CHECK(sit_down_again());
+    COFFER_CHECK(sit_down());
   }
 }
 
@@ -123,7 +118,7 @@ Answer Desk::streams() {
     });
     // A token that was revoked, or has expired, ends it.
     const auto valid = [&] { return self->still_valid(); };
-    http::carry(connection, std::move(pair->second), kReader, valid);
+    http::carry(connection, std::move(pair->second), http::kPagerPatience, valid);
     self->hang_up();
     work.join();
   };

@@ -10,7 +10,6 @@ namespace {
 
 constexpr size_t kLargestWrite = 64u << 20, kLargestBody = 1 << 20;
 constexpr std::string_view kAny = "";  // any one segment
-constexpr size_t kMostSegments = 7;
 
 std::unexpected<Error> unknown() {
   return fail(ErrorCode::kNotFound, "there is no such resource, or not with this method", "See docs/api.md.");

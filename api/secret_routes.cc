@@ -97,13 +97,9 @@ Answer Desk::deploy() {
     if (text.size() > 256) return fail(ErrorCode::kInvalidArgument, "field reason: over 256 bytes");
     reason = text;
   }
-  COFFER_TRY(const auto force, root.find("force"));
-  bool forced = false;
-  if (force) {
-    COFFER_TRY(forced, force->boolean());
-  }
+  COFFER_TRY(const bool force, flag(root, "force"));
   COFFER_TRY(const App a, app());
-  return at_length([this, a, reason, forced] { return answered(control_->rollout(a, reason, forced)); });
+  return at_length([this, a, reason, force] { return answered(control_->rollout(a, reason, force)); });
 }
 
 }  // namespace coffer::api

@@ -4,7 +4,9 @@
 //       sealed writes a second, the peer's commits a second, ratio; ms of processor time that a write costs
 //       the clients here, coffer-api and coffer-keys; ms of one fdatasync of 4 KiB beside PEER_DB; % of one
 //       core that others took meanwhile
-//   list HOME APP SECONDS                ms from when each was due, at 200 requests/s: p50, p99, most
+//   list HOME APP SECONDS API_PID KEYS_PID AGENT_PID
+//       ms from when each was due, at 200 requests/s: p50, p99, most; % of one core that others took
+//       meanwhile
 //   polls HOME APP MACHINE POLLS API_PID
 //       MB of coffer-api while they wait, % of one core that it takes, ms of one more request ("none": it has
 //       no answer within 10 s), how many of them did not wait
@@ -81,10 +83,9 @@ double processor_time(pid_t pid) {
 double processor_time_of_all() {
   std::ifstream in("/proc/stat");
   std::string cpu;
-  double all = 0, user = 0, nice = 0, system = 0;
+  double user = 0, nice = 0, system = 0;
   in >> cpu >> user >> nice >> system;
-  all = user + nice + system;
-  return all / static_cast<double>(::sysconf(_SC_CLK_TCK));
+  return (user + nice + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
 // ---- who asks ----
@@ -282,13 +283,13 @@ int writes(const User &user, const std::string &peer_file, int rounds, size_t pe
   }
   std::printf("%.0f %.0f %.2f", median(ours), median(peers), median(ratios));
   for (const double p : processor) std::printf(" %.2f", p * 1'000 / (kWrites * rounds));
-  std::printf(" %.2f %.0f\n", median(syncs), others / time * 100);
+  std::printf(" %.2f %.0f\n", median(syncs), std::max(0.0, others) / time * 100);
   return 0;
 }
 
 // ---- list ----
 
-int list(const User &user, const std::string &app, int time) {
+int list(const User &user, const std::string &app, int time, const std::vector<pid_t> &daemons) {
   const http::Call call = user.get("/v1/apps/" + app + "/secrets");
   std::vector<std::unique_ptr<http::Client>> clients;
   for (int i = 0; i < kListClients; ++i) clients.push_back(user.client());
@@ -304,8 +305,15 @@ int list(const User &user, const std::string &app, int time) {
     if (answer->body != expected.body) give_up("a list was not like the first one");
   };
   at_rate(kListClients, kRate, kRate, ask);  // to warm up
+  const auto of_others = [&] {
+    double all = processor_time_of_all() - processor_time(::getpid());
+    for (const pid_t pid : daemons) all -= processor_time(pid);
+    return all;
+  };
+  const double before = of_others();
   const std::vector<double> ms = at_rate(kListClients, kRate, kRate * time, ask);
-  std::printf("%.2f %.2f %.2f\n", percentile(ms, 50), percentile(ms, 99), ms.back());
+  std::printf("%.2f %.2f %.2f %.0f\n", percentile(ms, 50), percentile(ms, 99), ms.back(),
+              std::max(0.0, of_others() - before) / time * 100);
   return 0;
 }
 
@@ -348,7 +356,8 @@ int main(int argc, char **argv) {
   if (what == "start" && a.size() == 4) return start(a[1], a[2], number(3));
   if (what == "writes" && a.size() == 7)
     return writes(User(a[1]), a[2], number(3), static_cast<size_t>(number(4)), number(5), number(6));
-  if (what == "list" && a.size() == 4) return list(User(a[1]), a[2], number(3));
+  if (what == "list" && a.size() == 7)
+    return list(User(a[1]), a[2], number(3), {number(4), number(5), number(6)});
   if (what == "polls" && a.size() == 6) return polls(User(a[1]), a[2], a[3], number(4), number(5));
   std::fputs("usage: measure-server start|writes|list|polls ...; see measure_server.cc\n", stderr);
   return 2;

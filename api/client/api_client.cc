@@ -13,7 +13,6 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kAnswer = 120s;     // also a wait of 60 s
 constexpr auto kSilence = 60s;     // between the lines about long work
-constexpr auto kReader = 24h;      // a pager that is not scrolled
 constexpr unsigned kMostLost = 3;  // answers
 constexpr unsigned kMostAsked = 300;
 
@@ -144,7 +143,7 @@ Result<void> ApiClient::stream(std::string target, const std::function<Result<vo
     return config_.cancel_fd < 0 || ::poll(&p, 1, 0) == 0;
   };
   std::thread carrier([&, end = std::move(pair.second)]() mutable {
-    http::carry(*connection, std::move(end), kReader, wanted);
+    http::carry(*connection, std::move(end), http::kPagerPatience, wanted);
   });
   Result<void> out;
   {

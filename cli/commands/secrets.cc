@@ -273,13 +273,7 @@ Result<int> secrets_plan(Arguments &a) {
   COFFER_TRY(const Plan plan, control->plan(app));
   if (a.json) {
     JsonWriter j;
-    j.begin_object().field("version", plan.version).key("secrets").begin_array();
-    for (const auto &[name, change] : plan.secrets)
-      j.begin_object().field("name", name).field("change", to_string(change)).end_object();
-    j.end_array().key("machines").begin_array();
-    for (const Plan::Machine &m : plan.machines)
-      j.begin_object().field("id", m.id).field("name", m.name).field("version", m.version).end_object();
-    j.end_array().end_object();
+    api::write(j, plan);
     print_json(j);
     return 0;
   }

@@ -85,12 +85,15 @@ void relay(Duplex &a, Duplex &b, std::chrono::milliseconds patience, const std::
     }
     if (ask <= Clock::now()) {
       if (!still()) return;
-      wake = ask = Clock::now() + kStillEvery;
+      ask = Clock::now() + kStillEvery;
+      wake = std::min(wake, ask);
     }
-    const int timeout =
-        wake == Clock::time_point::max()
-            ? -1
-            : static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(wake - Clock::now()).count());
+    // Not below 0, which is for ever: its time may have come since it was looked at.
+    const int timeout = wake == Clock::time_point::max()
+                            ? -1
+                            : static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(
+                                                   std::max(wake - Clock::now(), Clock::duration::zero()))
+                                                   .count());
     // A side that has ended and is written nothing is watched for its hang-up.  One that waits for the other
     // is not: it may have hung up and left bytes to read.
     const auto watched = [](const Duplex &d, int events, bool ended) {

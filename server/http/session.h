@@ -15,6 +15,9 @@ inline constexpr std::string_view kSessionPath = "/v1/hosts/session", kKeysPath 
 Result<void> say_hello(Duplex &, const SigningKey &host);
 Result<PublicKey> hear_hello(Duplex &);
 
+// Of a user's stream, on both sides: a pager that is not scrolled.
+inline constexpr std::chrono::hours kPagerPatience{24};
+
 // Passes bytes between the connection and `end` until one of them has gone, takes nothing for `patience`, or
 // `still()` says no: it is asked every few seconds.
 void carry(Duplex &, MessageSocket end, std::chrono::milliseconds patience = std::chrono::seconds(60),
