@@ -162,6 +162,7 @@ Answer Desk::once(const std::function<Answer()> &work) {
   Once remembered(seat_->vault.storage(), caller_.id, *key, sha256(e.out()));
   COFFER_TRY(auto before, remembered.begin());
   if (before) return *std::move(before);
+  once_ids_ = remembered.ids();
   Answer answer = work();
   const auto noted = remembered.end(answer);
   if (answer && !noted) return std::unexpected(noted.error());

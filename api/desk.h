@@ -99,6 +99,7 @@ class Desk : public std::enable_shared_from_this<Desk> {
   std::string_view token_;  // in the request
   Caller caller_;
   std::string who_;
+  std::vector<std::string> once_ids_;  // of a request with an Idempotency-Key
   std::optional<http::JsonBody> body_;
   std::optional<Deployer> deployer_;
   std::optional<LocalControl> control_;

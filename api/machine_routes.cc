@@ -33,7 +33,7 @@ Answer Desk::run_machine() {
   }
   COFFER_TRY(const bool pull, flag(root, "pull"));
   COFFER_TRY(const App a, app());
-  return at_length([this, a, c, pull] { return answered(control_->run(a, c, pull), 201); });
+  return at_length([this, a, c, pull] { return answered(control_->run(a, c, pull, once_ids_), 201); });
 }
 
 Answer Desk::get_machine() {

@@ -10,19 +10,20 @@
 namespace coffer::api {
 namespace {
 
-constexpr std::string_view kSpace = "requests", kMagic = "cfn1";
+constexpr std::string_view kSpace = "requests", kMagic = "crq1";
 
 struct Remembered {
   uint64_t created_ms = 0;
   Hash request{};
   std::string owner;  // who is doing it
+  uint32_t cut_off = 0;
   bool done = false;
   uint16_t status = 0;
   std::string body;
 };
 Bytes encode(const Remembered &r) {
   Encoder e = begin(kMagic);
-  e.u64(r.created_ms).raw(r.request).text(r.owner).u8(r.done).u16(r.status).text(r.body);
+  e.u64(r.created_ms).raw(r.request).text(r.owner).u32(r.cut_off).u8(r.done).u16(r.status).text(r.body);
   return e.take();
 }
 Result<Remembered> decode(ByteSpan bytes) {
@@ -32,6 +33,7 @@ Result<Remembered> decode(ByteSpan bytes) {
   r.created_ms = d.u64();
   r.request = d.array<32>();
   r.owner = d.text();
+  r.cut_off = d.u32();
   r.done = read_flag(d);
   r.status = d.u16();
   r.body = d.text();
@@ -50,6 +52,8 @@ Once::Once(const Storage &storage, const TokenId &token, std::string_view key, c
 Result<std::optional<http::Response>> Once::begin() {
   for (;;) {
     COFFER_TRY(const auto stored, storage_.get(kSpace, key_));
+    created_ms_ = now_ms();
+    cut_off_ = 0;
     if (stored) {
       COFFER_TRY(const Remembered r, decode(stored->value));
       const bool old = now_ms() - r.created_ms > kRememberedMs;
@@ -64,22 +68,39 @@ Result<std::optional<http::Response>> Once::begin() {
       if (!old && process_alive(r.owner))
         return fail(ErrorCode::kAborted, "the request with this Idempotency-Key is at work",
                     "Ask again until it is done.");
+      if (!old) {
+        created_ms_ = r.created_ms;
+        cut_off_ = r.cut_off + 1;
+      }
     } else {
       COFFER_CHECK(forget_old());
     }
     Batch b;
     b.require(key_, stored ? stored->revision : 0)
-        .put(key_, encode({now_ms(), request_, *owner_, false, 0, {}}));
+        .put(key_, encode({created_ms_, request_, *owner_, cut_off_, false, 0, {}}));
     const auto ours = storage_.commit(kSpace, b);
     if (ours) return std::nullopt;
     if (ours.error().code != ErrorCode::kAborted) return std::unexpected(ours.error());
   }
 }
 
+std::vector<std::string> Once::ids() const {
+  std::vector<std::string> out;
+  for (uint32_t n = 0; n <= cut_off_; ++n)
+    out.push_back(hex(sha256(Encoder().text(key_).u64(created_ms_).u32(n).out())).substr(0, 14));
+  return out;
+}
+
 Result<void> Once::end(const Result<http::Response> &answer) {
   Batch b;
   if (answer)
-    b.put(key_, encode({now_ms(), request_, {}, true, static_cast<uint16_t>(answer->status), answer->body}));
+    b.put(key_, encode({created_ms_,
+                        request_,
+                        {},
+                        cut_off_,
+                        true,
+                        static_cast<uint16_t>(answer->status),
+                        answer->body}));
   else
     b.erase(key_);
   COFFER_CHECK(storage_.commit(kSpace, b));

@@ -91,6 +91,21 @@ same 200 "$(api POST /v1/apps/web/machines/later/stop -H 'Idempotency-Key: stop-
 same 400 "$(api POST /v1/apps/web/deploy -H 'Idempotency-Key;' "${json_body[@]}" <<<'{}')"
 ok coffer machine destroy -a web later --force
 
+step "an API that is killed while a Machine is made: the command goes on, and there is one"
+before=$(field length machine list -a web)
+for i in 1 2 3 4 5; do
+  coffer machine run -a web host -- sleep "$nap" >made 2>&1 & # without a name: a second one would not be refused
+  made=$!
+  sleep "0.0$((RANDOM % 9))$((RANDOM % 9))" # somewhere in it
+  "$server_up" stop "$dir" api KILL
+  ok "$server_up" start "$dir"
+  # Killed before it was asked, it is not there; later the command goes on.
+  wait "$made" || grep -q "does not answer\|nobody\|ended" made || failed "it ended with $?: $(cat made)"
+  known=$(field length machine list -a web)
+  [ "$known" -le $((before + i)) ] || failed "$known Machines after $i commands"
+  same "$known" "$(field 'map(select(.state == "started")) | length' machine list -a web)" "Machines that run"
+done
+
 step "who waits hears of a change at once"
 coffer machine wait -a web twice --state stopped --timeout 60 >waited 2>&1 &
 waiter=$!

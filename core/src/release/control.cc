@@ -117,8 +117,9 @@ Result<MachineSummary> LocalControl::machine(const App &app, std::string_view id
   return summary(m);
 }
 
-Result<Control::Booted> LocalControl::run(const App &app, MachineConfig config, bool pull) {
-  COFFER_TRY(Deployer::Ran ran, deployer_.run(app, std::move(config), pull));
+Result<Control::Booted> LocalControl::run(const App &app, MachineConfig config, bool pull,
+                                          const std::vector<std::string> &ids) {
+  COFFER_TRY(Deployer::Ran ran, deployer_.run(app, std::move(config), pull, ids));
   return Booted{summary(ran.machine), std::move(ran.warnings)};
 }
 

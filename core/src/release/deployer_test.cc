@@ -150,6 +150,31 @@ TEST_F(DeployerTest, AStoppedMachineStartsWithTheNewestSecretsUnderItsOldId) {
   expect_tidy();
 }
 
+TEST_F(DeployerTest, AnOrderThatIsGivenAgainMakesNoSecondMachine) {
+  const std::string id = "00112233445566";
+  const auto order = [&](const std::vector<std::string> &ids) {
+    MachineConfig config;  // without a name
+    config.image = "host";
+    auto ran = us_.deployer.run(app_, std::move(config), false, ids);
+    EXPECT_TRUE(ok(ran));
+    return ran ? ran->machine.stored.record.id + " " + ran->machine.stored.record.name : "";
+  };
+  EXPECT_EQ(order({id}), id + " web-001122");
+  const std::string first = machines_.of(id);
+  EXPECT_EQ(order({id}), id + " web-001122");
+  EXPECT_EQ(machines_.of(id), first);  // it was not booted again
+  // Stopped meanwhile, it is started.
+  ASSERT_TRUE(ok(us_.deployer.stop(app_, status("web-001122"))));
+  EXPECT_EQ(order({id}), id + " web-001122");
+  EXPECT_EQ(status("web-001122").now(), State::kStarted);
+  EXPECT_EQ(order({id, "99112233445566"}), id + " web-001122");
+  // Undone or destroyed, its id is never a Machine's again: the next one is for that.
+  ASSERT_TRUE(ok(us_.deployer.destroy(app_, status("web-001122"))));
+  EXPECT_EQ(order({id, "99112233445566"}), "99112233445566 web-991122");
+  EXPECT_EQ(us_.deployer.machines(app_)->size(), 1u);
+  expect_tidy();
+}
+
 TEST_F(DeployerTest, ARestartThatFailsSaysThatThePreviousInstanceRuns) {
   ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}})));
   run("one");

@@ -165,19 +165,29 @@ Result<BootOrder> Deployer::make_machine(const App &app, Manifest &manifest, con
   return order(app, std::move(made.specs[0]));
 }
 
-Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config, bool pull) {
+Result<Deployer::Ran> Deployer::run(const App &app, MachineConfig config, bool pull,
+                                    const std::vector<std::string> &ids) {
   return logged(entry("run machine", app),
-                [&](AuditEntry &about) { return create_and_boot(app, std::move(config), pull, about); });
+                [&](AuditEntry &about) { return create_and_boot(app, std::move(config), pull, ids, about); });
 }
 
 Result<Deployer::Ran> Deployer::create_and_boot(const App &app, MachineConfig config, bool pull,
-                                                AuditEntry &about) {
+                                                const std::vector<std::string> &ids, AuditEntry &about) {
   std::vector<std::string> warnings;
   COFFER_TRY(config.image, host_.ensure_image(config.image, pull));
   COFFER_CHECK(recover(app));
   COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(Manifest manifest, newest(app));
-  const std::string id = new_machine_id();
+  for (const std::string &before : ids) {
+    const auto there = machine(app, before);
+    if (!there && there.error().code == ErrorCode::kNotFound) continue;
+    if (!there) return std::unexpected(there.error());
+    about.machine = before;
+    if (!there->started()) return boot_newest(app, *there, about);
+    about.version = there->version();
+    return Ran{*there, std::move(warnings)};
+  }
+  const std::string id = ids.empty() ? new_machine_id() : ids.back();
   about.machine = id;
   if (config.name.empty()) config.name = app.name() + "-" + id.substr(0, 6);
   COFFER_CHECK(host_.reserve(app.id(), app.name(), id, config.name));

@@ -109,7 +109,11 @@ class LocalControl : public Control {
   Result<Rotated> rotate(const App &, bool now) override;
   Result<std::vector<MachineSummary>> machines(const App &) override;
   Result<MachineSummary> machine(const App &, std::string_view id_or_name) override;
-  Result<Booted> run(const App &, MachineConfig, bool pull) override;
+  Result<Booted> run(const App &app, MachineConfig config, bool pull) override {
+    return run(app, std::move(config), pull, {});
+  }
+  Result<Booted> run(const App &, MachineConfig, bool pull,
+                     const std::vector<std::string> &ids);  // as Deployer's
   Result<Booted> start(const App &, std::string_view id_or_name) override;
   Result<MachineSummary> stop(const App &, std::string_view id_or_name) override;
   Result<void> destroy(const App &, std::string_view id_or_name) override;

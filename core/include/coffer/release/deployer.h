@@ -127,7 +127,11 @@ class Deployer {
   };
   // `config.image` as it was asked for; the launch spec gets its immutable reference, found before anything
   // is stored.
-  Result<Ran> run(const App &, MachineConfig config, bool pull = false);
+  // `ids`: of 14 hex digits that only this order has, the last one for the Machine.  Those before it had the
+  // same order when it was cut off: a Machine of one of them that is there is answered instead, for it is
+  // what came of it.  Empty: one is made up.
+  Result<Ran> run(const App &, MachineConfig config, bool pull = false,
+                  const std::vector<std::string> &ids = {});
   Result<Ran> start(const App &, const MachineStatus &);  // also: restart
   Result<void> stop(const App &, const MachineStatus &);
   Result<void> destroy(const App &, const MachineStatus &);
@@ -167,7 +171,8 @@ class Deployer {
   }
 
   Result<RolloutResult> roll_out(const App &, std::string_view reason, bool force);
-  Result<Ran> create_and_boot(const App &, MachineConfig, bool pull, AuditEntry &);
+  Result<Ran> create_and_boot(const App &, MachineConfig, bool pull, const std::vector<std::string> &ids,
+                              AuditEntry &);
   Result<Ran> boot_newest(const App &, const MachineStatus &, AuditEntry &);
 
   // The newest head seen; `away`: the key service could not be asked, and need not be.
