@@ -13,6 +13,7 @@
 #include "../cli/home.h"
 #include "api/client/key_relay.h"
 #include "coffer/agent/kept_orders.h"
+#include "coffer/agent/local_receiver.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
 #include "coffer/config/engine_config.h"
@@ -38,6 +39,9 @@ constexpr char kHelp[] =
     "  api = [\"unix:///run/coffer-api/api.sock\"]   # or http://127.0.0.1:PORT, https://HOST\n"
     "  mounts = [\"/srv/web\"]                       # folders of the host that Machines may have; others: "
     "none\n"
+    "  socket = \"/run/coffer-agent/agent.sock\"     # where `coffer run` on this host gets values, and who "
+    "may:\n"
+    "  users = [\"deploy\"]                          # beside root; without a socket nobody\n"
     "  [keys]\n"
     "  socket = \"/run/coffer-keys/keys.sock\"       # not there: asked through the API (its `relay_keys`)\n"
     "  [runtime]\n"
@@ -56,6 +60,7 @@ struct Host {
   SecretBytes seed;
   mutable MachineChanges changes;
   mutable api::KeyRelay relay;
+  LocalReceivers *receivers = nullptr;
 
   // Its socket, or, where there is none, the way through the APIs.
   KeyClient keys() const {
@@ -86,7 +91,9 @@ struct Host {
                           .image_progress = steps ? [steps](std::string_view line) { steps("", line); }
                                                   : std::function<void(std::string_view)>{},
                           .changes = &changes,
-                          .mounts = config.agent_mounts});
+                          .mounts = config.agent_mounts,
+                          .receiver = receivers ? [r = receivers](const Ticket &t) { return r->take(t); }
+                                                : std::function<Result<TakeValues>(const Ticket &)>{}});
   }
 };
 
@@ -254,12 +261,20 @@ Result<void> serve(const std::string &engine) {
 
   const int stop_fd = stop_signals();
 
+  std::unique_ptr<LocalReceivers> receivers;
+  if (!config.agent_socket.empty()) {
+    COFFER_TRY(const SigningKey key, SigningKey::from_seed(seed.reveal()));
+    COFFER_TRY(std::vector<uid_t> users, users_of("agent", config.agent_users));
+    COFFER_TRY(receivers,
+               LocalReceivers::listen({config.agent_socket.string(), std::move(users), key.public_key()}));
+  }
   const Host host{.home = home,
                   .config = config,
                   .pins = std::move(pins),
                   .seed = SecretBytes::copy_of(seed.reveal()),
                   .changes = {},
-                  .relay{config.agent_apis, config.agent_ca.string(), std::move(seed), stop_fd}};
+                  .relay{config.agent_apis, config.agent_ca.string(), std::move(seed), stop_fd},
+                  .receivers = receivers.get()};
   KeyClient keys = host.keys();
   COFFER_TRY(Agent agent, host.agent(keys, stop_fd));
   COFFER_TRY(Storage store, Storage::open(host.config.agent_storage));

@@ -38,9 +38,8 @@ Response Desk::answer() {
 
 LazyHost Desk::new_host() {
   return LazyHost([this]() -> Result<std::unique_ptr<MachineHost>> {
-    COFFER_TRY(auto host, config_.find_host([this](std::string_view machine, std::string_view step) {
-      work_.say(machine, step);
-    }));
+    const Steps steps = [this](std::string_view machine, std::string_view step) { work_.say(machine, step); };
+    COFFER_TRY(auto host, config_.find_host(steps, wanted_host_));
     const std::lock_guard lock(host_mutex_);
     if (hung_up_) return fail(ErrorCode::kCancelled, "the caller has gone");
     host_fd_ = host->fd();

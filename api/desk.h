@@ -65,6 +65,7 @@ class Desk : public std::enable_shared_from_this<Desk> {
   Answer plan();
   Answer history();
   Answer deploy();
+  Answer hand_over();
 
   // ---- machine_routes.cc ----
   Answer list_machines();
@@ -94,6 +95,7 @@ class Desk : public std::enable_shared_from_this<Desk> {
   std::mutex host_mutex_;
   int host_fd_ = -1;  // of the session that host_ has
   bool hung_up_ = false;
+  std::optional<PublicKey> wanted_host_;  // by this request; nothing: any
   LazyHost host_;
   Seats::Lease seat_;
   std::string_view token_;  // in the request

@@ -2,6 +2,8 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
+
 #include "coffer/base/log.h"
 #include "server/http/session.h"
 
@@ -127,28 +129,32 @@ void HostHub::give_back(Spare spare) {
   changed_.notify_all();
 }
 
-Result<HostHub::Spare> HostHub::take() {
+Result<HostHub::Spare> HostHub::take(const std::optional<PublicKey> &which) {
   const auto end = http::Clock::now() + kPatience;
   std::unique_lock lock(mutex_);
   for (;;) {
-    while (!spares_.empty()) {
-      Spare spare = std::move(spares_.front());
-      spares_.pop_front();
+    const auto fits = [&](const Spare &s) { return !which || s.host == *which; };
+    for (auto at = spares_.begin(); (at = std::find_if(at, spares_.end(), fits)) != spares_.end();) {
+      Spare spare = std::move(*at);
+      at = spares_.erase(at);
       if (!spare.link.quiet()) continue;  // its agent has gone
       lock.unlock();
       const auto admitted = config_.admit(spare.host);
       if (admitted || admitted.error().code != ErrorCode::kPermissionDenied) return spare;
       lock.lock();  // it was revoked
+      at = spares_.begin();
     }
     // An agent that was there is waited for, and one that never was is not.
     const auto until = sessions_ ? end : std::min(end, last_seen_ + kPatience);
     if (ends_ || changed_.wait_until(lock, until) == std::cv_status::timeout)
-      return fail(ErrorCode::kUnavailable, "no host's agent is connected", "Start coffer-agent on the host.");
+      return fail(ErrorCode::kUnavailable,
+                  which ? "this host's agent is not connected" : "no host's agent is connected",
+                  "Start coffer-agent on the host.");
   }
 }
 
-Result<std::unique_ptr<HostClient>> HostHub::host(Steps steps) {
-  COFFER_TRY(Spare spare, take());
+Result<std::unique_ptr<HostClient>> HostHub::host(Steps steps, const std::optional<PublicKey> &which) {
+  COFFER_TRY(Spare spare, take(which));
   return std::make_unique<Borrowed>(*this, std::move(spare), std::move(steps));
 }
 

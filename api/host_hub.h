@@ -29,7 +29,8 @@ class HostHub {
   void serve(http::Duplex &);
   // One of the hosts that are connected, for one request.  kUnavailable: none is, and none was within
   // seconds.
-  Result<std::unique_ptr<HostClient>> host(Steps steps = {});
+  // `which`: this one and no other.
+  Result<std::unique_ptr<HostClient>> host(Steps steps = {}, const std::optional<PublicKey> &which = {});
 
  private:
   struct Spare {
@@ -37,7 +38,7 @@ class HostHub {
     MessageSocket link;
   };
   class Borrowed;
-  Result<Spare> take();
+  Result<Spare> take(const std::optional<PublicKey> &which = {});
   void give_back(Spare);
   void tell();
   void watch();

@@ -525,6 +525,31 @@ Result<Rotated> read_rotated(const JsonValue &v) {
 
 // ---- plan and history ----
 
+void write(JsonWriter &j, const HandOver &h) {
+  j.begin_object().field("host", hex(h.to.host)).field("ticket", hex(h.to.ticket));
+  write_texts(j, "only", {h.only.begin(), h.only.end()});
+  j.end_object();
+}
+
+Result<HandOver> read_hand_over(const JsonValue &v) {
+  HandOver out;
+  COFFER_CHECK(v.only({"host", "ticket", "only"}));
+  for (const auto &[name, to] : {std::pair("host", &out.to.host), std::pair("ticket", &out.to.ticket)}) {
+    COFFER_TRY(const JsonValue given, v.at(name));
+    COFFER_TRY(const std::string_view text, given.text());
+    const auto bytes = unhex(text);
+    if (!bytes || bytes->size() != to->size())
+      return fail(ErrorCode::kInvalidArgument, "field " + std::string(name) + ": expected 64 hex digits");
+    *to = to_array<32>(*bytes);
+  }
+  COFFER_TRY(const std::vector<std::string> only, texts(v, "only"));
+  for (size_t i = 0; i < only.size(); ++i)
+    if (auto ok = check_secret_name(only[i]); !ok)
+      return std::unexpected(std::move(ok).error().in("field only, entry " + std::to_string(i + 1)));
+  out.only.insert(only.begin(), only.end());
+  return out;
+}
+
 void write(JsonWriter &j, const Plan &p) {
   j.begin_object().field("version", p.version).key("secrets").begin_array();
   for (const auto &[name, change] : p.secrets)

@@ -48,6 +48,14 @@ Result<RolloutResult> read_rollout(const JsonValue &);
 void write(JsonWriter &, const Rotated &);
 Result<Rotated> read_rotated(const JsonValue &);
 
+// To whom values are handed over, and which; `only` empty: all.
+struct HandOver {
+  std::set<std::string> only;
+  Receiver to;
+};
+void write(JsonWriter &, const HandOver &);
+Result<HandOver> read_hand_over(const JsonValue &);
+
 void write(JsonWriter &, const Plan &);
 Result<Plan> read_plan(const JsonValue &);
 

@@ -34,10 +34,10 @@ class LazyHost : public MachineHost {
     COFFER_TRY(MachineHost * h, found());
     return h->boot_ended(same, instance_id);
   }
-  Result<std::vector<Delivery>> open_environment(const BootOrder &o,
-                                                 const std::set<std::string> &only) override {
+  Result<void> hand_over(const BootOrder &o, const std::set<std::string> &only,
+                         const Ticket &ticket) override {
     COFFER_TRY(MachineHost * h, found());
-    return h->open_environment(o, only);
+    return h->hand_over(o, only, ticket);
   }
   Result<void> reserve(const AppId &app, std::string_view app_name, const std::string &machine,
                        std::string_view name) override {

@@ -138,21 +138,23 @@ Result<void> serve(const std::string &engine) {
                     .changed = [&](const std::string &machine) { changed.notify(machine); }});
   connected = &hub;
   COFFER_TRY(const auto server,
-             http::Server::start({.unix_path = config.api.socket.string(),
-                                  .unix_mode = 0666,
-                                  .tcp = config.api.listen,
-                                  .tls_certificate_file = config.api.certificate.string(),
-                                  .tls_key_file = config.api.key.string()},
-                                 api::handler({.seats = &seats,
-                                               .audit = &audit,
-                                               .changed = &changed,
-                                               .find_host = [&](Steps s) { return hub.host(std::move(s)); },
-                                               .host_session = [&](http::Duplex &c) { hub.serve(c); },
-                                               .admit_host = std::ref(admission),
-                                               .digest_credential = [&] { return home.digest_credential(); },
-                                               .accept_plaintext = config.api.accept_plaintext,
-                                               .relay_keys = config.api.relay_keys}),
-                                 api::admit));
+             http::Server::start(
+                 {.unix_path = config.api.socket.string(),
+                  .unix_mode = 0666,
+                  .tcp = config.api.listen,
+                  .tls_certificate_file = config.api.certificate.string(),
+                  .tls_key_file = config.api.key.string()},
+                 api::handler(
+                     {.seats = &seats,
+                      .audit = &audit,
+                      .changed = &changed,
+                      .find_host = [&](Steps s, const auto &which) { return hub.host(std::move(s), which); },
+                      .host_session = [&](http::Duplex &c) { hub.serve(c); },
+                      .admit_host = std::ref(admission),
+                      .digest_credential = [&] { return home.digest_credential(); },
+                      .accept_plaintext = config.api.accept_plaintext,
+                      .relay_keys = config.api.relay_keys}),
+                 api::admit));
   log(LogLevel::kInfo, "api",
       "listens at " + (config.api.socket.empty() ? config.api.listen : config.api.socket.string()));
   notify_service_manager("READY=1");

@@ -75,6 +75,7 @@ Answer Desk::route() {
       {"GET", "plan", {v1, apps, kAny, secrets, "plan"}, R::kList, &Desk::plan},
       {"GET", "history", {v1, apps, kAny, secrets, "history"}, R::kList, &Desk::history},
       {"POST", "deploy", {v1, apps, kAny, "deploy"}, R::kDeploy, &Desk::deploy},
+      {"POST", "hand over", {v1, apps, kAny, "run"}, R::kRun, &Desk::hand_over},
       {"GET", "list machines", {v1, apps, kAny, machines}, R::kList, &Desk::list_machines},
       {"POST", "run machine", {v1, apps, kAny, machines}, R::kMachine, &Desk::run_machine},
       {"GET", "get machine", {v1, apps, kAny, machines, kAny}, R::kList, &Desk::get_machine},
@@ -114,7 +115,7 @@ http::Admission admit(const Request &request) {
              machine = request.path.size() >= 4 && request.path[3] == "machines";
   if (!reads && ends({"sealed", "secrets"})) a.max_body = kLargestWrite;
   a.waits = reads ? ends({"wait", "logs", "exec", "session", "keys"})
-                  : machine || ends({"deploy", "rotate"}) || request.path.size() == 3;
+                  : machine || ends({"deploy", "rotate", "run"}) || request.path.size() == 3;
   return a;
 }
 

@@ -14,7 +14,7 @@ struct RoutesConfig {  // REQUIRES: what it points to outlives the routes
   Seats *seats = nullptr;
   const AuditLog *audit = nullptr;
   MachineSignals *changed = nullptr;
-  std::function<Result<std::unique_ptr<HostClient>>(Steps)> find_host;
+  std::function<Result<std::unique_ptr<HostClient>>(Steps, const std::optional<PublicKey> &which)> find_host;
   std::function<void(http::Duplex &)> host_session;  // the upgraded connection of a host's agent
   std::function<Result<void>(const PublicKey &)> admit_host;
   std::function<Result<SecretBytes>()> digest_credential;

@@ -102,4 +102,16 @@ Answer Desk::deploy() {
   return at_length([this, a, reason, force] { return answered(control_->rollout(a, reason, force)); });
 }
 
+// The values go from the host's agent to a process there; what passes here is who waits for them.
+Answer Desk::hand_over() {
+  COFFER_TRY(const JsonValue root, body({"host", "ticket", "only"}));
+  COFFER_TRY(const HandOver given, read_hand_over(root));
+  COFFER_TRY(const App a, app());
+  wanted_host_ = given.to.host;
+  return at_length([this, a, given]() -> Answer {
+    COFFER_CHECK(control_->hand_over(a, given.only, given.to));
+    return said("handed_over");
+  });
+}
+
 }  // namespace coffer::api

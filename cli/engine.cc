@@ -2,15 +2,18 @@
 
 #include <pwd.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
+#include <thread>
 
 #include "api/client/http_control.h"
 #include "api/client/http_tokens.h"
 #include "app_file.h"
+#include "coffer/agent/local_receiver.h"
 #include "coffer/base/names.h"
 #include "coffer/keys/key_socket.h"
 #include "files.h"
@@ -164,7 +167,13 @@ Result<Agent *> Engine::agent() {
                     .keys = key_service,
                     .cancel_fd = interrupt_fd(),
                     .progress = {},
-                    .image_progress = {}};
+                    .image_progress = {},
+                    .receiver = [this](const Ticket &) -> Result<TakeValues> {
+                      return [this](std::vector<Delivery> &values) -> Result<void> {
+                        handed_ = std::move(values);
+                        return {};
+                      };
+                    }};
     if (const Steps tell = steps()) {
       c.progress = tell;
       c.image_progress = [tell](std::string_view line) { tell("", line); };
@@ -182,6 +191,26 @@ Result<Deployer *> Engine::deployer() {
     deployer_ = std::make_unique<Deployer>(*v, *k, *a, who(), &api_log_);
   }
   return deployer_.get();
+}
+
+Result<std::vector<Delivery>> Engine::environment(const App &app, const std::set<std::string> &only) {
+  COFFER_TRY(Control * c, control());
+  if (!remote()) {
+    COFFER_CHECK(c->hand_over(app, only, {}));
+    return std::move(handed_);
+  }
+  if (config_.agent_socket.empty())
+    return fail(ErrorCode::kFailedPrecondition, "values are handed out by a host's agent, and none is named",
+                "Put its `socket` under [agent] of " + home_.engine_file().string() + ", on that host.");
+  COFFER_TRY(LocalReceiver here, LocalReceiver::connect(config_.agent_socket.string()));
+  // They come before the API has answered.
+  Result<std::vector<Delivery>> values;
+  std::thread receives([&] { values = here.receive(); });
+  const auto ordered = c->hand_over(app, only, here.receiver());
+  if (!ordered) ::shutdown(here.fd(), SHUT_RDWR);
+  receives.join();
+  COFFER_CHECK(ordered);
+  return values;
 }
 
 Result<App> Engine::app() {

@@ -48,6 +48,8 @@ class Engine {
   std::vector<AuditFile> audit_files() const;
 
   // ---- in either mode ----
+  // The values of a command of this host (`only` empty: all), its grant revoked again.
+  Result<std::vector<Delivery>> environment(const App &, const std::set<std::string> &only);
   // The App that the command is about: -a, COFFER_APP, App config.
   Result<App> app();
   Result<App> app(std::string_view name);
@@ -76,6 +78,7 @@ class Engine {
   std::unique_ptr<api::ApiClient> api_;
   std::unique_ptr<Control> control_;
   std::unique_ptr<UserTokens> tokens_;
+  std::vector<Delivery> handed_;  // by agent_
 };
 
 // The App name by -a, COFFER_APP, or the App config; kInvalidArgument when there is none.

@@ -1,10 +1,5 @@
 // coffer-keys: the key service as a process of its own.  It holds the Apps' private keys and nothing of the
 // vault, listens on one unix socket, and has neither network nor core dump.
-#include <grp.h>
-#include <pwd.h>
-#include <unistd.h>
-
-#include <charconv>
 #include <cstdio>
 
 #include "../cli/files.h"
@@ -41,22 +36,6 @@ constexpr char kHelp[] =
     "pins/writers has its own).  pins/identity is written by --init: copy it to every API, host and user.\n"
     "Administrators are root and the user it runs as: coffer host enroll, list, revoke.\n";
 
-Result<std::vector<uid_t>> users(const std::vector<std::string> &names) {
-  std::vector<uid_t> out;
-  for (const std::string &name : names) {
-    uid_t uid = 0;
-    const auto [end, e] = std::from_chars(name.data(), name.data() + name.size(), uid);
-    if (e != std::errc() || end != name.data() + name.size()) {
-      const passwd *p = ::getpwnam(name.c_str());
-      if (!p)
-        return fail(ErrorCode::kNotFound, "[keys] names user " + name + ", who does not exist on this host");
-      uid = p->pw_uid;
-    }
-    out.push_back(uid);
-  }
-  return out;
-}
-
 // `init`: makes its keys, and says its identity, and no more.
 Result<void> serve(const std::string &engine, bool init) {
   COFFER_TRY(const cli::Home home, cli::Home::find(engine));
@@ -77,8 +56,8 @@ Result<void> serve(const std::string &engine, bool init) {
   if (where.socket.empty())
     return fail(ErrorCode::kInvalidArgument, home.engine_file().string() + " has no `socket` under [keys]",
                 "See coffer-keys --help.");
-  COFFER_TRY(where.api, users(config.keys_api));
-  COFFER_TRY(where.agents, users(config.keys_agents));
+  COFFER_TRY(where.api, users_of("keys", config.keys_api));
+  COFFER_TRY(where.agents, users_of("keys", config.keys_agents));
   COFFER_CHECK(KeyServer::check(where));
   const AuditLog audit(home.audit_log("keys"));
   COFFER_TRY(

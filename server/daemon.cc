@@ -1,9 +1,11 @@
 #include "server/daemon.h"
 
 #include <malloc.h>
+#include <pwd.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <new>
@@ -49,6 +51,23 @@ int daemon_main(int argc, char **argv, const char *name, const char *help,
     std::fputs("Error: internal error\n", stderr);
   }
   return 1;
+}
+
+Result<std::vector<uid_t>> users_of(const char *table, const std::vector<std::string> &names) {
+  std::vector<uid_t> out;
+  for (const std::string &name : names) {
+    uid_t uid = 0;
+    const auto [end, e] = std::from_chars(name.data(), name.data() + name.size(), uid);
+    if (e != std::errc() || end != name.data() + name.size()) {
+      const passwd *p = ::getpwnam(name.c_str());
+      if (!p)
+        return fail(ErrorCode::kNotFound,
+                    "[" + std::string(table) + "] names user " + name + ", who does not exist on this host");
+      uid = p->pw_uid;
+    }
+    out.push_back(uid);
+  }
+  return out;
 }
 
 int stop_signals() {

@@ -2,8 +2,11 @@
 #ifndef COFFER_SERVER_DAEMON_H
 #define COFFER_SERVER_DAEMON_H
 
+#include <sys/types.h>
+
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "coffer/base/result.h"
 
@@ -16,6 +19,8 @@ int daemon_main(int argc, char **argv, const char *name, const char *help,
 
 // Readable when the process is to end (SIGTERM, SIGINT).  Before any thread is made: they inherit the mask.
 int stop_signals();
+// The numbers of users that are named in that table of the engine config, by name or number.
+Result<std::vector<uid_t>> users_of(const char *table, const std::vector<std::string> &names);
 // All memory, now and later; a warning in the log where that is not allowed.
 void lock_memory(const char *service);
 

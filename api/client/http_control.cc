@@ -136,6 +136,12 @@ Result<Rotated> HttpControl::rotate(const App &a, bool now) {
   return api_.work<Rotated>(path(a, "/keys/rotate"), j.str(), read_rotated);
 }
 
+Result<void> HttpControl::hand_over(const App &a, const std::set<std::string> &only, const Receiver &to) {
+  JsonWriter j;
+  api::write(j, HandOver{only, to});
+  return api_.work("POST", path(a, "/run"), j.str(), nothing);
+}
+
 // ---- Machines ----
 
 Result<std::vector<MachineSummary>> HttpControl::machines(const App &a) {

@@ -25,6 +25,7 @@ class HttpControl : public Control {
   Result<std::vector<VersionView>> history(const App &) override;
   Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
   Result<Rotated> rotate(const App &, bool now) override;
+  Result<void> hand_over(const App &, const std::set<std::string> &only, const Receiver &) override;
   Result<std::vector<MachineSummary>> machines(const App &) override;
   Result<MachineSummary> machine(const App &, std::string_view id_or_name) override;
   Result<Booted> run(const App &, MachineConfig, bool pull) override;

@@ -97,15 +97,21 @@ std::string unit(const Engine &engine, const fs::path &program, bool user) {
   const bool docker = runtime == "runtime-docker";
   // Of server mode: the daemon of its own, which dials APIs, maybe elsewhere.
   const auto &apis = engine.config().agent_apis;
-  const bool dials = std::ranges::any_of(apis, [](const std::string &url) { return !url.starts_with("unix:"); });
+  const bool dials =
+      std::ranges::any_of(apis, [](const std::string &url) { return !url.starts_with("unix:"); });
   std::string out =
       "# Written by `coffer agent install`.\n"
       "[Unit]\n"
       "Description=Coffer agent: keeps the Machines of this host running\n";
   if (docker && !user) out += "Wants=docker.service\nAfter=docker.service\n";
   out += "StartLimitIntervalSec=0\n\n[Service]\nType=notify\n";
-  out += "ExecStart=" + unit_word((apis.empty() ? program : program.parent_path() / "coffer-agent").string()) +
-         " --engine " + unit_word(engine.home().engine_file().string()) + (apis.empty() ? " agent\n" : "\n");
+  out +=
+      "ExecStart=" + unit_word((apis.empty() ? program : program.parent_path() / "coffer-agent").string()) +
+      " --engine " + unit_word(engine.home().engine_file().string()) + (apis.empty() ? " agent\n" : "\n");
+  // Where `coffer run` finds it; behind a reboot the folder is to be made again.
+  const std::string sockets = apis.empty() ? "" : engine.config().agent_socket.parent_path().string();
+  if (!sockets.empty() && !user)
+    out += "ExecStartPre=+/usr/bin/mkdir -p -m 0755 " + unit_word(sockets) + "\n";
   out +=
       "Restart=on-failure\n"
       "RestartSec=2\n"
@@ -120,6 +126,7 @@ std::string unit(const Engine &engine, const fs::path &program, bool user) {
     out += kSystemSandbox;
     if (!dials) out += "PrivateNetwork=yes\nIPAddressDeny=any\n";
     out += "ReadWritePaths=" + unit_path(home.string()) + "\n";
+    if (!sockets.empty()) out += "ReadWritePaths=" + unit_path(sockets) + "\n";
     bool in_home = false, in_tmp = false;
     for (const fs::path &path : {home, program, engine.config().runtime.plugin_dir}) {
       in_home |= below(path, "/home") || below(path, "/root") || below(path, "/run/user");

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstring>
 #include <map>
+#include <optional>
 
 #include "../output.h"
 #include "coffer/base/names.h"
@@ -58,53 +59,50 @@ Result<int> run(Arguments &a) {
   if (a.tail.empty())
     return fail(ErrorCode::kInvalidArgument, "no command was given",
                 "Put it behind --: `coffer run -a APP -- CMD`.");
-  COFFER_TRY(const auto engine, Engine::open(a));
-  COFFER_TRY(const App app, engine->app());
-  COFFER_TRY(Deployer * deployer, engine->deployer());
-  int code = 0;
   for (size_t i = 0; i < a.only.size(); ++i)
     if (auto named = check_secret_name(a.only[i]); !named)
       return std::unexpected(std::move(named).error().in("--only, name " + std::to_string(i + 1)));
-  const std::set<std::string> only(a.only.begin(), a.only.end());
-  COFFER_CHECK(deployer->run_local(app, only, [&](const std::vector<Delivery> &secrets) -> Result<void> {
-    Environment environment(secrets);
-    std::vector<char *> argv;
-    for (const std::string &word : a.tail) argv.push_back(const_cast<char *>(word.c_str()));
-    argv.push_back(nullptr);
-    // The child needs the locked memory until it execs, so it shares ours: vfork(2), and nothing in it but
-    // exec.
-    struct sigaction forward{};
-    forward.sa_sigaction = pass_on;
-    forward.sa_flags = SA_SIGINFO | SA_RESTART;
-    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::sigaction(s, &forward, nullptr);
-    sigset_t all, before;
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, &before);
-    volatile int exec_errno = 0;
-    const pid_t pid = ::vfork();
-    if (pid == 0) {
-      for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE}) ::signal(s, SIG_DFL);
-      sigprocmask(SIG_SETMASK, &before, nullptr);
-      ::execvpe(argv[0], argv.data(), environment.get());
-      exec_errno = errno;
-      ::_exit(exec_errno == ENOENT ? 127 : 126);
-    }
-    child = pid;
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  COFFER_TRY(std::vector<Delivery> secrets,
+             engine->environment(app, std::set<std::string>(a.only.begin(), a.only.end())));
+  std::optional<Environment> environment(secrets);
+  secrets.clear();
+  std::vector<char *> argv;
+  for (const std::string &word : a.tail) argv.push_back(const_cast<char *>(word.c_str()));
+  argv.push_back(nullptr);
+  // The child needs the locked memory until it execs, so it shares ours: vfork(2), and nothing in it but
+  // exec.
+  struct sigaction forward{};
+  forward.sa_sigaction = pass_on;
+  forward.sa_flags = SA_SIGINFO | SA_RESTART;
+  for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) ::sigaction(s, &forward, nullptr);
+  sigset_t all, before;
+  sigfillset(&all);
+  sigprocmask(SIG_BLOCK, &all, &before);
+  volatile int exec_errno = 0;
+  const pid_t pid = ::vfork();
+  if (pid == 0) {
+    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE}) ::signal(s, SIG_DFL);
     sigprocmask(SIG_SETMASK, &before, nullptr);
-    if (pid < 0)
-      return fail(ErrorCode::kUnavailable, std::string("cannot start a process: ") + std::strerror(errno));
-    int status = 0;
-    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    child = -1;
-    code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (exec_errno)
-      print_error({ErrorCode::kInvalidArgument,
-                   "the command cannot be run: " + std::string(std::strerror(exec_errno)),
-                   exec_errno == E2BIG ? "Its environment is too large: choose secrets with --only." : ""});
-    return {};
-  }));
-  return code;
+    ::execvpe(argv[0], argv.data(), environment->get());
+    exec_errno = errno;
+    ::_exit(exec_errno == ENOENT ? 127 : 126);
+  }
+  child = pid;
+  environment.reset();  // the command has its own copy now
+  sigprocmask(SIG_SETMASK, &before, nullptr);
+  if (pid < 0)
+    return fail(ErrorCode::kUnavailable, std::string("cannot start a process: ") + std::strerror(errno));
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  child = -1;
+  if (exec_errno)
+    print_error({ErrorCode::kInvalidArgument,
+                 "the command cannot be run: " + std::string(std::strerror(exec_errno)),
+                 exec_errno == E2BIG ? "Its environment is too large: choose secrets with --only." : ""});
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 }  // namespace coffer::cli

@@ -6,7 +6,7 @@
 
 #include <thread>
 
-#include "server/http/listen.h"
+#include "coffer/base/unix_socket.h"
 #include "server/http/server.h"
 #include "server/http/test_support.h"
 
@@ -82,7 +82,7 @@ TEST_F(HttpClient, AsksAndKeepsItsConnection) {
 
 TEST_F(HttpClient, UsesOneConnectionForManyCalls) {
   std::atomic<int> connections = 0;
-  const sdk::Fd listener(*listen_unix(path_, 0600));
+  const sdk::Fd listener = *listen_unix(path_, 0600);
   std::jthread one([&] {
     pollfd p{listener.get(), POLLIN, 0};
     ::poll(&p, 1, 30'000);
@@ -143,7 +143,7 @@ TEST_F(HttpClient, EndsAtItsDeadlineAndWhenCancelled) {
 TEST_F(HttpClient, AsksAgainOnlyWhatMayBeRepeatedAndOnlyWhenAKeptConnectionIsGone) {
   // The first connection answers once and takes a second request without answering it.
   const std::string ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-  const sdk::Fd listener(*listen_unix(path_, 0600));
+  const sdk::Fd listener = *listen_unix(path_, 0600);
   std::atomic<int> asked = 0;
   std::jthread thread([&] {
     for (int i = 0; i < 3; ++i) {

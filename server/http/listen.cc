@@ -5,8 +5,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #include <cerrno>
 #include <cstring>
@@ -26,35 +24,6 @@ std::unexpected<Error> cannot(const std::string &where, int error) {
 }
 
 }  // namespace
-
-Result<int> listen_unix(const std::string &path, unsigned mode) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path[0] != '/' || path.size() >= sizeof address.sun_path)
-    return fail(ErrorCode::kInvalidArgument,
-                "the socket " + path + " is not an absolute path of at most 107 bytes");
-  path.copy(address.sun_path, path.size());
-  const auto *const sa = reinterpret_cast<const sockaddr *>(&address);
-
-  struct stat there;
-  if (::lstat(path.c_str(), &there) == 0) {
-    if (!S_ISSOCK(there.st_mode))
-      return fail(ErrorCode::kAlreadyExists, "cannot listen at " + path + ": it is there and no socket");
-    const sdk::Fd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (::connect(probe.get(), sa, sizeof address) == 0 || errno != ECONNREFUSED)
-      return fail(ErrorCode::kAlreadyExists, "cannot listen at " + path + ": another process does");
-    ::unlink(path.c_str());
-  }
-  sdk::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  // Nobody can connect between bind and listen, so the mode is right before the first one can.
-  if (!fd || ::bind(fd.get(), sa, sizeof address) != 0) return cannot(path, errno);
-  if (::chmod(path.c_str(), mode) != 0 || ::listen(fd.get(), kBacklog) != 0) {
-    const int error = errno;
-    ::unlink(path.c_str());
-    return cannot(path, error);
-  }
-  return fd.release();
-}
 
 Result<int> listen_tcp(const std::string &where, bool anywhere) {
   try {

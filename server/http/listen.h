@@ -9,9 +9,7 @@
 
 namespace coffer::http {
 
-// Non-blocking; errors as of Server::start().
-Result<int> listen_unix(const std::string &path, unsigned mode);
-// "HOST:PORT".  Refuses what is not loopback unless `anywhere`.
+// "HOST:PORT"; non-blocking, errors as of Server::start().  Refuses what is not loopback unless `anywhere`.
 Result<int> listen_tcp(const std::string &address, bool anywhere);
 
 void tune_tcp(int fd);  // of a connection, by either side

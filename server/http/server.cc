@@ -20,6 +20,7 @@
 
 #include "coffer/base/json.h"
 #include "coffer/base/log.h"
+#include "coffer/base/unix_socket.h"
 #include "coffer/posix.hpp"
 #include "server/http/listen.h"
 
@@ -519,8 +520,7 @@ Result<void> Dispatcher::start() {
     port_ = port_of(fd);
   }
   if (!config_.unix_path.empty()) {
-    COFFER_TRY(const int fd, listen_unix(config_.unix_path, config_.unix_mode));
-    unix_ = sdk::Fd(fd);
+    COFFER_TRY(unix_, listen_unix(config_.unix_path, config_.unix_mode));
     ::lstat(config_.unix_path.c_str(), &unix_file_);
   }
   const auto add = [&](int fd, uint64_t id) {

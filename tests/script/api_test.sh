@@ -115,6 +115,31 @@ wait "$waiter" || failed "the wait ended with $?"
 [ $((SECONDS - begun)) -lt 8 ] || failed "it looked, and did not hear"
 ok coffer machine destroy -a web twice
 
+step "coffer run takes a token with the word, and a user whom the host lets have values"
+value=$(canary)
+ok coffer secrets set -a web --stage VALUE="$value"
+ok coffer run -a web --only VALUE -- sh -c 'printf %s "$VALUE"; test -z "${OLD+x}"'
+same "$value" "$(out)"
+ok coffer token create --name all-but-run --allow list,set,deploy,machine,exec,keys,token,audit,admin
+expect_code 5 with "$(cat "$OUTPUTS/out")" coffer run -a web -- true
+says '`run`'
+cp -a "$dir/user" "$WORK/guest"
+chown -R 64209:64209 "$WORK/guest"
+guest=(setpriv --reuid=64209 --regid=64209 --clear-groups env COFFER_HOME="$WORK/guest" coffer run -a web -- printenv VALUE)
+expect_code 5 "${guest[@]}"
+says 'no values to commands of this user'
+ok "$server_up" stop "$dir" agent
+sed -i 's/^socket = .*agent.sock"/&\nusers = ["64209"]/' "$dir/agent/engine.toml"
+ok "$server_up" start "$dir"
+ok "${guest[@]}"
+same "$value" "$(out)"
+rm -rf "$WORK/guest"
+# Each is in the log, and nothing of them is left.
+ok coffer audit log -a web -j
+json 'map(select(.action == "run" and .outcome == "ok")) | length == 2'
+ok coffer machine list -a web -j
+json 'all(.[]; .name | startswith("run-") | not)'
+
 step "a revoked token ends what it began"
 ok coffer token create --name streams --allow exec,list
 streams=$(cat "$OUTPUTS/out")

@@ -149,15 +149,11 @@ expect_code 7 coffer machine exec -a web one -- sh -c 'exit 7'
 ok coffer machine exec -a web one -- sh -c 'cat; echo out; echo err >&2' < <(printf in)
 same inout "$(out)"
 same err "$(err)"
-if embedded; then
-  ok coffer run -a web --only FIRST,QUOTES -- sh -c 'printf %s "$FIRST$QUOTES"; test -z "${THIRD+x}"'
-  same "one${value[QUOTES]}" "$(out)"
-  expect_code 5 coffer run -a web --only FIRST -- sh -c 'exit 5'
-  expect_code 127 coffer run -a web --only FIRST -- /no/such/command
-  expect_code 3 coffer run -a web --only MISSING -- true
-else
-  expect_code 4 coffer run -a web -- true
-fi
+ok coffer run -a web --only FIRST,QUOTES -- sh -c 'printf %s "$FIRST$QUOTES"; test -z "${THIRD+x}"'
+same "one${value[QUOTES]}" "$(out)"
+expect_code 5 coffer run -a web --only FIRST -- sh -c 'exit 5'
+expect_code 127 coffer run -a web --only FIRST -- /no/such/command
+expect_code 3 coffer run -a web --only MISSING -- true
 ok coffer machine run -a web --name ends "${bind[@]}" "$image" -- sh -c 'echo line 1; echo line 2; echo line 3; exit 3'
 ok coffer machine wait -a web ends --state failed --timeout 20
 ok coffer machine status -a web ends -j

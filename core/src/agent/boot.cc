@@ -424,12 +424,19 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   return out;
 }
 
-Result<std::vector<Delivery>> Agent::open_environment(const BootOrder &order,
-                                                      const std::set<std::string> &only) {
+Result<void> Agent::hand_over(const BootOrder &order, const std::set<std::string> &only,
+                              const Ticket &ticket) {
+  if (!config_.receiver)
+    return fail(ErrorCode::kFailedPrecondition, "this host hands no values to commands",
+                "Name a `socket` under [agent] of its engine config.");
+  COFFER_TRY(const TakeValues take, config_.receiver(ticket));
   COFFER_TRY(const SignedSpec spec, open_spec(order.spec, config_.writers));
+  if (spec.spec.config.kind != MachineKind::kLocal)
+    return fail(ErrorCode::kPermissionDenied, "the values of a Machine are handed to nobody");
   COFFER_TRY(const Plan what, plan(order, spec.spec, only.empty() ? nullptr : &only, COFFER_VIA_ENV));
   COFFER_TRY(const std::vector<OpenedSecret> opened, open(order, spec, hex(random_array<13>()), what.names));
-  return render(what, opened);
+  COFFER_TRY(std::vector<Delivery> environment, render(what, opened));
+  return take(environment);
 }
 
 }  // namespace coffer

@@ -153,9 +153,14 @@ Result<BootOutcome> HostClient::boot_ended(const BootOrder &same, const std::str
   return boot(e.text(instance_id).take(), same, nullptr);
 }
 
-Result<std::vector<Delivery>> HostClient::open_environment(const BootOrder &, const std::set<std::string> &) {
-  return fail(ErrorCode::kFailedPrecondition, "values are not handed out through the API",
-              "Use `coffer machine exec`, or embedded mode.");
+Result<void> HostClient::hand_over(const BootOrder &order, const std::set<std::string> &only,
+                                   const Ticket &ticket) {
+  Encoder e = wire::call(Verb::kHandOver);
+  write_order(e, order);
+  write_texts(e, {only.begin(), only.end()});
+  During during;
+  during.orders[0] = &order;
+  return nothing(call(e.raw(ticket).take(), during));
 }
 
 Result<void> HostClient::reserve(const AppId &app, std::string_view app_name, const std::string &machine,

@@ -37,14 +37,14 @@ class Session {
         return answer(host_.ensure_image(image, pull), [](Encoder &e, const std::string &t) { e.text(t); });
       }
       case Verb::kBoot: {
-        BootOrder next = order(d, 0);
+        const BootOrder next = boot_order(d, 0);
         std::optional<BootOrder> back;
-        if (read_flag(d)) back = order(d, 1);
+        if (read_flag(d)) back = boot_order(d, 1);
         if (!d.done()) return bad();
         return answer(host_.boot(next, back ? &*back : nullptr), write_outcome);
       }
       case Verb::kBootAgain: {
-        const BootOrder previous = order(d, 0);
+        const BootOrder previous = boot_order(d, 0);
         const bool only = read_flag(d);
         const Hash instead_of = d.array<32>();
         if (!d.done()) return bad();
@@ -52,10 +52,16 @@ class Session {
                       write_outcome);
       }
       case Verb::kBootEnded: {
-        const BootOrder same = order(d, 0);
+        const BootOrder same = boot_order(d, 0);
         const std::string instance = d.text();
         if (!d.done()) return bad();
         return answer(host_.boot_ended(same, instance), write_outcome);
+      }
+      case Verb::kHandOver: {
+        const BootOrder values = order(d, 0);
+        const std::vector<std::string> only = read_texts(d);
+        const Ticket ticket = d.array<32>();
+        return d.done() ? answer(host_.hand_over(values, {only.begin(), only.end()}, ticket)) : bad();
       }
       case Verb::kReserve: {
         const AppId app = d.array<16>();
@@ -142,6 +148,10 @@ class Session {
           ask(message(Kind::kAsk).u8(which).u8(static_cast<uint8_t>(Question::kStillWanted)).take()));
       return {};
     };
+    return o;
+  }
+  BootOrder boot_order(Decoder &d, uint8_t which) {
+    BootOrder o = order(d, which);
     if (keep_ && d.ok()) keep_(o);
     return o;
   }

@@ -36,6 +36,14 @@ Result<void> receive_all(int fd, uint8_t *to, size_t size) {
   }
   return {};
 }
+
+Result<size_t> receive_size(int fd, size_t most) {
+  uint8_t head[4];
+  COFFER_CHECK(receive_all(fd, head, sizeof head));
+  const size_t size = Decoder(head).u32();
+  if (size == 0 || size > most) return wire::nonsense();
+  return size;
+}
 }  // namespace
 
 Result<std::pair<MessageSocket, MessageSocket>> MessageSocket::pair() {
@@ -52,17 +60,20 @@ Result<void> MessageSocket::send(ByteSpan message) {
 }
 
 Result<Bytes> MessageSocket::receive(size_t most) {
-  uint8_t head[4];
-  COFFER_CHECK(receive_all(fd_.get(), head, sizeof head));
-  Decoder d(head);
-  const uint32_t size = d.u32();
-  if (size == 0 || size > most) return wire::nonsense();
+  COFFER_TRY(const size_t size, receive_size(fd_.get(), most));
   Bytes out;  // grows with what comes, not with what was announced
   while (out.size() < size) {
     const size_t at = out.size(), piece = std::min<size_t>(size - at, kReadAtOnce);
     out.resize(at + piece);
     COFFER_CHECK(receive_all(fd_.get(), out.data() + at, piece));
   }
+  return out;
+}
+
+Result<SecretBytes> MessageSocket::receive_secret(size_t most) {
+  COFFER_TRY(const size_t size, receive_size(fd_.get(), most));
+  SecretBytes out(size);
+  COFFER_CHECK(receive_all(fd_.get(), out.fill().data(), size));
   return out;
 }
 

@@ -28,6 +28,7 @@ enum class Verb : uint8_t {
   kExec,
   kWaitChange,
   kChanges,
+  kHandOver,
 };
 // Those that change nothing, and are answered at once.
 constexpr bool looks(Verb v) { return v == Verb::kStates || v == Verb::kState || v == Verb::kView; }

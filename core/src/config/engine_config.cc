@@ -100,13 +100,16 @@ class Reader {
     COFFER_TRY(const toml::table *of_keys, role(root, "keys", kKeys, out_.keys_storage));
     if (of_keys) COFFER_CHECK(keys(*of_keys));
     COFFER_CHECK(api(root));
-    static constexpr std::array<std::string_view, 4> kAgent = {"api", "ca", "mounts", "storage"};
+    static constexpr std::array<std::string_view, 6> kAgent = {"api",    "ca",      "mounts",
+                                                               "socket", "storage", "users"};
     COFFER_TRY(const toml::table *of_agent, role(root, "agent", kAgent, out_.agent_storage));
     if (of_agent) {
       COFFER_CHECK(
           list(*of_agent, "agent.", "api", "URLs", "unix:///run/coffer-api/api.sock", out_.agent_apis));
       COFFER_CHECK(path(*of_agent, "agent.", "ca", out_.agent_ca));
       COFFER_CHECK(list(*of_agent, "agent.", "mounts", "absolute paths", "/srv/web", out_.agent_mounts));
+      COFFER_CHECK(path(*of_agent, "agent.", "socket", out_.agent_socket));
+      COFFER_CHECK(list(*of_agent, "agent.", "users", kUsers, "USER", out_.agent_users));
     }
     default_path(out_.storage, "vault");
     default_path(out_.keys_storage, "keys");
@@ -121,6 +124,8 @@ class Reader {
   }
 
  private:
+  static constexpr std::string_view kUsers = "names of users, or their numbers in quotes";
+
   PluginConfig blank(std::string section) const {
     PluginConfig c;
     c.section = std::move(section);
@@ -215,7 +220,6 @@ class Reader {
 
   Result<void> keys(const toml::table &keys) {
     COFFER_CHECK(path(keys, "keys.", "socket", out_.keys_socket));
-    constexpr std::string_view kUsers = "names of users, or their numbers in quotes";
     COFFER_CHECK(list(keys, "keys.", "api", kUsers, "USER", out_.keys_api));
     return list(keys, "keys.", "agents", kUsers, "USER", out_.keys_agents);
   }

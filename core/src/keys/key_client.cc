@@ -2,13 +2,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
+#include "coffer/base/unix_socket.h"
 #include "coffer/format/magic.h"
 #include "coffer/keys/key_socket.h"
 
@@ -281,22 +281,10 @@ struct KeyClient::Connection {
       fd = dialled.release();
       return {};
     }
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (socket.size() >= sizeof address.sun_path)
-      return fail(ErrorCode::kInvalidArgument, "the path of the key service's socket is over 107 bytes");
-    std::memcpy(address.sun_path, socket.data(), socket.size());
-    fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) return fail(ErrorCode::kResourceExhausted, "no socket is to be had");
-    while (::connect(fd, reinterpret_cast<const sockaddr *>(&address), sizeof address) != 0) {
-      if (errno == EINTR) continue;
-      if (errno == EACCES) {
-        close();
-        return fail(ErrorCode::kPermissionDenied,
-                    "the key service's socket " + socket + " is not open to this user");
-      }
-      return gone("does not answer");
-    }
+    auto connected = connect_unix(socket);
+    if (!connected && connected.error().code == ErrorCode::kUnavailable) return gone("does not answer");
+    if (!connected) return std::unexpected(std::move(connected).error().in("the key service"));
+    fd = connected->release();
     return {};
   }
 

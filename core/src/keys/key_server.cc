@@ -3,8 +3,6 @@
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +13,7 @@
 
 #include "coffer/base/codec.h"
 #include "coffer/base/log.h"
+#include "coffer/base/unix_socket.h"
 #include "coffer/keys/key_socket.h"
 #include "coffer/posix.hpp"
 
@@ -88,14 +87,13 @@ struct KeyServer::State {
 
   void accept() {
     Fd fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    ucred peer{};
-    socklen_t size = sizeof peer;
-    if (fd.get() < 0 || ::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
+    if (!fd) return;
+    const uid_t peer = peer_uid(fd.get());
     // One user who opens and leaves connections is in nobody's way but his own.
     size_t of_user = 0;
     auto oldest = connections.end();
     for (auto c = connections.begin(); c != connections.end(); ++c) {
-      if (c->uid != peer.uid) continue;
+      if (c->uid != peer) continue;
       ++of_user;
       if (!c->answering() && (oldest == connections.end() || c->since < oldest->since)) oldest = c;
     }
@@ -105,8 +103,8 @@ struct KeyServer::State {
     }
     Connection c;
     c.fd = std::move(fd);
-    c.uid = peer.uid;
-    c.callers = callers_of(peer.uid);
+    c.uid = peer;
+    c.callers = callers_of(peer);
     connections.push_back(std::move(c));
   }
 
@@ -159,12 +157,6 @@ Result<void> KeyServer::check(const Config &config) {
 }
 
 Result<KeyServer> KeyServer::listen(Config config, Keys &keys) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (config.socket.empty() || config.socket[0] != '/' || config.socket.size() >= sizeof address.sun_path)
-    return fail(ErrorCode::kInvalidArgument,
-                "`socket` under [keys] must be an absolute path of at most 107 bytes");
-  std::memcpy(address.sun_path, config.socket.data(), config.socket.size());
   auto state = std::make_unique<State>();
   state->keys = &keys;
   // Two key services on one path would take each other's socket away.
@@ -175,12 +167,7 @@ Result<KeyServer> KeyServer::listen(Config config, Keys &keys) {
                 "The folder must exist and belong to the key service's user.");
   if (::flock(state->lock.get(), LOCK_EX | LOCK_NB) != 0)
     return fail(ErrorCode::kAlreadyExists, "another key service listens at " + config.socket);
-  ::unlink(config.socket.c_str());  // of one that was killed
-  Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (listener.get() < 0 ||
-      ::bind(listener.get(), reinterpret_cast<const sockaddr *>(&address), sizeof address) != 0 ||
-      ::chmod(config.socket.c_str(), 0666) != 0 || ::listen(listener.get(), 128) != 0)
-    return fail(ErrorCode::kPermissionDenied, "cannot listen at " + config.socket + ": " + why());
+  COFFER_TRY(Fd listener, listen_unix(config.socket, 0666));
   state->config = std::move(config);
   state->listener = std::move(listener);
   return KeyServer(std::move(state));

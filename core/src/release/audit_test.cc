@@ -81,10 +81,10 @@ TEST_F(AuditTest, EachChangeIsInTheLogWithWhoAndOutcomeAndRefusalsToo) {
   ASSERT_TRUE(ok(us_.deployer.start(*app, *m)));
   ASSERT_TRUE(ok(us_.deployer.stop(*app, *m)));
   ASSERT_TRUE(ok(us_.deployer.start(*app, *us_.deployer.machine(*app, "one"))));
-  ASSERT_TRUE(ok(us_.deployer.run_local(*app, {"A"}, [this](const std::vector<Delivery> &) {
-    EXPECT_THAT(logged("api").back(), "run web A: ok");  // before the command begins
-    return Result<void>{};
-  })));
+  us_.receiver = [](const Ticket &) -> Result<TakeValues> {
+    return [](const std::vector<Delivery> &) { return Result<void>{}; };
+  };
+  ASSERT_TRUE(ok(us_.deployer.hand_over(*app, {"A"}, {})));
   ASSERT_TRUE(ok(us_.deployer.destroy(*app, *m)));
   ASSERT_TRUE(ok(us_.deployer.destroy_app(*app)));
   EXPECT_THAT(logged("api"),
@@ -116,14 +116,13 @@ TEST_F(AuditTest, NothingIsChangedWhenTheApisLogCannotBeWritten) {
   EXPECT_THAT(us_.deployer.log_exec(*app, *before), Fails(ErrorCode::kUnavailable, "api.log"));
   EXPECT_THAT(us_.deployer.create_app("other"), Fails(ErrorCode::kUnavailable, "api.log"));
   EXPECT_THAT(us_.deployer.destroy_app(*app), Fails(ErrorCode::kUnavailable, "api.log"));
-  bool ran = false;
-  EXPECT_THAT(us_.deployer.run_local(*app, {},
-                                     [&](const std::vector<Delivery> &) -> Result<void> {
-                                       ran = true;
-                                       return {};
-                                     }),
-              Fails(ErrorCode::kUnavailable, "api.log"));
-  EXPECT_FALSE(ran);
+  bool handed_over = false;
+  us_.receiver = [&](const Ticket &) -> Result<TakeValues> {
+    handed_over = true;
+    return fail(ErrorCode::kNotFound, "nobody waits");
+  };
+  EXPECT_THAT(us_.deployer.hand_over(*app, {}, {}), Fails(ErrorCode::kUnavailable, "api.log"));
+  EXPECT_FALSE(handed_over);
   unblock("api");
   const auto after = us_.deployer.machine(*app, "one");
   ASSERT_TRUE(ok(after));

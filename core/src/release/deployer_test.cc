@@ -456,36 +456,49 @@ TEST_F(DeployerTest, StatusSaysWhatTheStartedMachinesHave) {
 
 // ---- a command of this host ----
 
-TEST_F(DeployerTest, ALocalCommandHasTheEnvironmentAndItsGrantEndsWithIt) {
+TEST_F(DeployerTest, ACommandOfTheHostGetsTheValuesAndItsGrantEndsWithThat) {
   ASSERT_TRUE(ok(us_.set(app_, {{"A", "1"}, {"B", "2"}})));
+  const Ticket ticket = filled<32>(7);
   std::string id;
   Bytes spec;
-  const auto body = [&](const std::vector<Delivery> &environment) -> Result<void> {
-    std::map<std::string, std::string> got;
-    for (const Delivery &d : environment) got[d.name] = as_text(d.value.reveal());
-    EXPECT_THAT(got, ElementsAre(Pair("B", "2")));
-    const auto all = us_.vault.machines(app_);
-    EXPECT_TRUE(all && all->size() == 1);
-    id = all->front().record.id;
-    spec = us_.vault.spec(app_, all->front().record, 1)->envelope;
-    EXPECT_THAT(us_.deployer.machines(app_).value_or(std::vector<MachineStatus>(1)),
-                IsEmpty());  // not listed
-    // What others do meanwhile does not end it.
-    Process other(world_);
-    EXPECT_TRUE(ok(other.deployer.rollout(app_, "deploy", false)));
-    EXPECT_THAT(us_.vault.machines(app_).value_or(std::vector<StoredMachine>{}), SizeIs(1));
-    return {};
+  us_.receiver = [&](const Ticket &asked) -> Result<TakeValues> {
+    EXPECT_EQ(asked, ticket);
+    return [&](const std::vector<Delivery> &values) -> Result<void> {
+      std::map<std::string, std::string> got;
+      for (const Delivery &d : values) got[d.name] = as_text(d.value.reveal());
+      EXPECT_THAT(got, ElementsAre(Pair("B", "2")));
+      const auto all = us_.vault.machines(app_);
+      EXPECT_TRUE(all && all->size() == 1);
+      id = all->front().record.id;
+      spec = us_.vault.spec(app_, all->front().record, 1)->envelope;
+      EXPECT_THAT(us_.deployer.machines(app_).value_or(std::vector<MachineStatus>(1)),
+                  IsEmpty());  // not listed
+      // What others do meanwhile does not end it.
+      Process other(world_);
+      EXPECT_TRUE(ok(other.deployer.rollout(app_, "deploy", false)));
+      EXPECT_THAT(us_.vault.machines(app_).value_or(std::vector<StoredMachine>{}), SizeIs(1));
+      return {};
+    };
   };
-  ASSERT_TRUE(ok(us_.deployer.run_local(app_, {"B"}, body)));
+  ASSERT_TRUE(ok(us_.deployer.hand_over(app_, {"B"}, ticket)));
   expect_nothing();
   EXPECT_THAT(us_.keys.grant(app_.id(), id, us_.agent.host(), spec),
               Fails(ErrorCode::kPermissionDenied, "revoked"));
 
-  const auto fails = [](const std::vector<Delivery> &) -> Result<void> {
-    return fail(ErrorCode::kUnknown, "the command failed");
+  us_.receiver = [](const Ticket &) -> Result<TakeValues> {
+    return [](const std::vector<Delivery> &) -> Result<void> {
+      return fail(ErrorCode::kUnavailable, "it has gone");
+    };
   };
-  EXPECT_THAT(us_.deployer.run_local(app_, {}, fails), Fails(ErrorCode::kUnknown, "the command failed"));
-  EXPECT_THAT(us_.deployer.run_local(app_, {"X"}, fails), Fails(ErrorCode::kNotFound, "no secret X"));
+  EXPECT_THAT(us_.deployer.hand_over(app_, {}, ticket), Fails(ErrorCode::kUnavailable, "it has gone"));
+  EXPECT_THAT(us_.deployer.hand_over(app_, {"X"}, ticket), Fails(ErrorCode::kNotFound, "no secret X"));
+  expect_nothing();
+  // Nothing is opened for nobody.
+  us_.receiver = [](const Ticket &) -> Result<TakeValues> {
+    return fail(ErrorCode::kNotFound, "nobody waits");
+  };
+  EXPECT_THAT(us_.deployer.hand_over(app_, {}, ticket), Fails(ErrorCode::kNotFound, "nobody waits"));
+  EXPECT_EQ(us_.keys.opened, 2);
   expect_nothing();
 }
 
@@ -606,7 +619,7 @@ TEST_F(DeployerTest, YesterdaysVaultIsRefusedAndNothingIsDone) {
   EXPECT_THAT(next.set(app_, {{"A", "3"}}), Fails(ErrorCode::kDataLoss, "App web"));
   EXPECT_THAT(next.deployer.rollout(app_, "deploy", true), Fails(ErrorCode::kDataLoss, "App web"));
   EXPECT_THAT(next.deployer.run(app_, config), Fails(ErrorCode::kDataLoss, "App web"));
-  EXPECT_THAT(next.deployer.run_local(app_, {}, {}), Fails(ErrorCode::kDataLoss, "App web"));
+  EXPECT_THAT(next.deployer.hand_over(app_, {}, {}), Fails(ErrorCode::kDataLoss, "App web"));
   EXPECT_THAT(calls(at("runtime")), IsEmpty());
   EXPECT_EQ(machines_.all(), running);
 }

@@ -305,8 +305,7 @@ Result<BootOutcome> Deployer::boot_ended(const App &app, const MachineStatus &m)
   });
 }
 
-Result<void> Deployer::run_local(const App &app, const std::set<std::string> &only,
-                                 const std::function<Result<void>(const std::vector<Delivery> &)> &body) {
+Result<void> Deployer::hand_over(const App &app, const std::set<std::string> &only, const Ticket &ticket) {
   COFFER_CHECK(log_ready());
   COFFER_CHECK(recover(app));
   COFFER_TRY(Manifest manifest, newest(app));
@@ -320,25 +319,21 @@ Result<void> Deployer::run_local(const App &app, const std::set<std::string> &on
   config.kind = MachineKind::kLocal;
   COFFER_CHECK(host_.reserve(app.id(), app.name(), id, config.name));
   uint64_t release = 0;
-  const auto open = [&]() -> Result<std::vector<Delivery>> {
+  const auto handed = [&]() -> Result<void> {
     COFFER_TRY(const BootOrder boot_order,
                make_machine(app, manifest, id, std::move(config), "run", release));
-    return host_.open_environment(boot_order, only);
-  };
-  // Logged once it is open, and before the command begins: that may go on for days.
+    return host_.hand_over(boot_order, only, ticket);
+  }();
   AuditEntry about = entry("run", app, id);
   about.names.assign(only.begin(), only.end());
   about.version = manifest.version();
-  auto environment = open();
-  if (const auto written = log_done(std::move(about), environment ? nullptr : &environment.error());
-      environment && !written)
-    environment = std::unexpected(written.error());
-  Result<void> ran = environment ? body(*environment) : std::unexpected(environment.error());
-  if (environment) environment->clear();
+  const auto written = log_done(std::move(about), handed ? nullptr : &handed.error());
   COFFER_CHECK(undo_creation(app, id, 0));
   if (release)
-    COFFER_CHECK(vault_.finish_release(app, release, ran ? ReleaseOutcome::kDone : ReleaseOutcome::kFailed));
-  return ran;
+    COFFER_CHECK(
+        vault_.finish_release(app, release, handed ? ReleaseOutcome::kDone : ReleaseOutcome::kFailed));
+  COFFER_CHECK(handed);
+  return written;
 }
 
 }  // namespace coffer

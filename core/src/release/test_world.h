@@ -57,9 +57,11 @@ class WatchedKeys : public AppKeys, public BootKeys {
   Result<Bytes> token(ByteSpan request) override { return service_.token(request); }
   Result<void> enrol(ByteSpan request) override { return service_.enrol(request); }
   Result<Bytes> open(ByteSpan request) override {
+    ++opened;
     if (before_open) std::exchange(before_open, {})();
     return service_.open(request);
   }
+  int opened = 0;
   mutable std::function<void()> after_seen, before_open, before_reseal;  // called once
 
  private:
@@ -126,7 +128,8 @@ struct Process {
                              .progress =
                                  [this](std::string_view machine, std::string_view step) {
                                    if (on_step) on_step(std::string(machine), step);
-                                 }})),
+                                 },
+                             .receiver = [this](const Ticket &t) { return receiver(t); }})),
         deployer(vault, keys, agent, "ann@laptop", &api_log) {}
   Process(const Process &) = delete;
   Process &operator=(const Process &) = delete;
@@ -142,6 +145,7 @@ struct Process {
   const World &world;
   std::function<void()> before_runtime;
   std::function<void(const std::string &machine, std::string_view step)> on_step;
+  std::function<Result<TakeValues>(const Ticket &)> receiver;
   AuditLog api_log, keys_log;
   Vault vault;
   WatchedKeys keys;

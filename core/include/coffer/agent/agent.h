@@ -37,6 +37,8 @@ class Agent : public MachineHost {
     // Folders of the host that Machines may mount, exactly these; nullopt: any.
     // Rationale: no folder below them, for a Machine that may write into one could put a link there.
     std::optional<std::vector<std::string>> mounts = {};
+    // Who waits for values with that ticket; absent: this host hands none out.
+    std::function<Result<TakeValues>(const Ticket &)> receiver = {};
   };
   static Agent create(Config config);
 
@@ -45,8 +47,7 @@ class Agent : public MachineHost {
   Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back) override;
   Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of = {}) override;
   Result<BootOutcome> boot_ended(const BootOrder &same, const std::string &instance_id) override;
-  Result<std::vector<Delivery>> open_environment(const BootOrder &order,
-                                                 const std::set<std::string> &only) override;
+  Result<void> hand_over(const BootOrder &order, const std::set<std::string> &only, const Ticket &) override;
   Result<void> reserve(const AppId &app, std::string_view app_name, const std::string &machine,
                        std::string_view name) override;
   Result<void> stop(const std::string &machine) override;

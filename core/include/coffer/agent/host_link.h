@@ -30,6 +30,7 @@ class MessageSocket {
   // kUnavailable: the other side has gone.
   Result<void> send(ByteSpan message);
   Result<Bytes> receive(size_t most = kLargestMessage);
+  Result<SecretBytes> receive_secret(size_t most);
   // kDeadlineExceeded: nothing has come.  Then the socket is as it was.
   Result<void> wait(std::chrono::milliseconds patience) const;
   int fd() const { return fd_.get(); }
@@ -63,9 +64,7 @@ class HostClient : public MachineHost {
   Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back) override;
   Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of = {}) override;
   Result<BootOutcome> boot_ended(const BootOrder &same, const std::string &instance_id) override;
-  // kFailedPrecondition: values never come this way.
-  Result<std::vector<Delivery>> open_environment(const BootOrder &order,
-                                                 const std::set<std::string> &only) override;
+  Result<void> hand_over(const BootOrder &order, const std::set<std::string> &only, const Ticket &) override;
   Result<void> reserve(const AppId &app, std::string_view app_name, const std::string &machine,
                        std::string_view name) override;
   Result<void> stop(const std::string &machine) override;

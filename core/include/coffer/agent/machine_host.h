@@ -90,6 +90,14 @@ struct BootOutcome {
   std::vector<std::string> warnings;
 };
 
+// A process of a host that values are handed over to, by what it was told there; zeros in embedded mode.
+using Ticket = std::array<uint8_t, 32>;
+struct Receiver {
+  PublicKey host{};
+  Ticket ticket{};
+};
+using TakeValues = std::function<Result<void>(std::vector<Delivery> &)>;  // may move them away
+
 class MachineHost {
  public:
   virtual ~MachineHost() = default;
@@ -109,9 +117,10 @@ class MachineHost {
   // is not the Machine's instance any more, runs, or was stopped by order; kUnavailable when another process
   // is at work with the Machine.
   virtual Result<BootOutcome> boot_ended(const BootOrder &same, const std::string &instance_id) = 0;
-  // Opens what an env-only boot of `order` needs, for a command of this host (`coffer run`).
-  virtual Result<std::vector<Delivery>> open_environment(const BootOrder &order,
-                                                         const std::set<std::string> &only) = 0;
+  // Opens what an env-only boot of `order` needs (`only`: of these secrets; empty: of all), for a command of
+  // this host (`coffer run`), and gives it to who waits for it there.  kNotFound: nobody does.
+  virtual Result<void> hand_over(const BootOrder &order, const std::set<std::string> &only,
+                                 const Ticket &) = 0;
 
   // Before a Machine is known to anybody else: its state, with the lease held.  A state that nobody else
   // knows and whose lease is dead is the rest of a creation that was cut off.

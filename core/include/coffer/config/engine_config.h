@@ -38,6 +38,9 @@ struct EngineConfig {
   std::vector<std::string> agent_apis;
   std::filesystem::path agent_ca;
   std::vector<std::string> agent_mounts;  // folders of the host that Machines may have
+  // Where coffer-agent hands values to commands of its host (`coffer run`), empty: nowhere; and to whose.
+  std::filesystem::path agent_socket;
+  std::vector<std::string> agent_users;
 };
 
 // The file names the code that is loaded, so it must belong to root or to us and be writable by nobody else

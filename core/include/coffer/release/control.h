@@ -63,6 +63,8 @@ class Control {
   virtual Result<std::vector<VersionView>> history(const App &) = 0;
   virtual Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) = 0;
   virtual Result<Rotated> rotate(const App &, bool now) = 0;
+  // The values for a command (`coffer run`), to a process that waits for them on its host.
+  virtual Result<void> hand_over(const App &, const std::set<std::string> &only, const Receiver &) = 0;
 
   virtual Result<std::vector<MachineSummary>> machines(const App &) = 0;
   virtual Result<MachineSummary> machine(const App &, std::string_view id_or_name) = 0;
@@ -107,6 +109,9 @@ class LocalControl : public Control {
   Result<std::vector<VersionView>> history(const App &app) override { return deployer_.history(app); }
   Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
   Result<Rotated> rotate(const App &, bool now) override;
+  Result<void> hand_over(const App &app, const std::set<std::string> &only, const Receiver &to) override {
+    return deployer_.hand_over(app, only, to.ticket);
+  }
   Result<std::vector<MachineSummary>> machines(const App &) override;
   Result<MachineSummary> machine(const App &, std::string_view id_or_name) override;
   Result<Booted> run(const App &app, MachineConfig config, bool pull) override {

@@ -149,9 +149,9 @@ class Deployer {
   // The same once more, after its app has ended; no new release.
   Result<BootOutcome> boot_ended(const App &, const MachineStatus &);
 
-  // A command of this host with the App's secrets: `body` gets the environment; the grant ends with it.
-  Result<void> run_local(const App &, const std::set<std::string> &only,
-                         const std::function<Result<void>(const std::vector<Delivery> &)> &body);
+  // The values of `only` (empty: of all secrets) for a command of the host, to who waits for them there. What
+  // the host was granted for it is revoked again before this ends.
+  Result<void> hand_over(const App &, const std::set<std::string> &only, const Ticket &);
 
  private:
   // ---- audit ----
