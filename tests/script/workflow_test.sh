@@ -1,7 +1,7 @@
 #!/bin/bash
 # workflow_test.sh COFFER STORAGE [RUNTIME IMAGE [SERVER_UP]]: the main job from init to destroy, and the vault moved to
 # the other storage and back.  The same commands whatever the backends: only `init` is told which.  With SERVER_UP the
-# daemons do the work, and what only embedded mode has is left out.
+# daemons do the work, and what is said of the vault itself is said in the API's home.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 begin "$1"
@@ -39,6 +39,7 @@ else
   ok coffer doctor -j
   json 'all(.[]; .ok)'
   expect_code 4 coffer vault check
+  says 'where coffer-api'
 fi
 ok coffer apps list -j
 json '. == []'
@@ -346,22 +347,33 @@ same 'a b c' "$(out)"
 ok coffer machine destroy -a web worker
 
 ok coffer secrets deploy -a web
+# Where the vault is, and by whom: in server mode in the API's home.
+vault_home=$COFFER_HOME at_vault=()
+if ! embedded; then
+  vault_home=$WORK/server/api
+  at_vault=(setpriv --reuid=64202 --regid=64202 --clear-groups env COFFER_HOME="$vault_home")
+fi
 migrate() { # STORAGE PATH
   local before after
   before=$(field 'map([.name, .digest, .version, .status])' secrets list -a web)
-  (umask 077 && sed -e "s/^plugin = \"storage-.*/plugin = \"storage-$1\"\npath = \"$2\"/" -e '/^path = "moved/d' \
-    "$COFFER_HOME/engine.toml" >"$COFFER_HOME/next.toml")
-  ok coffer vault migrate --to "$COFFER_HOME/next.toml"
+  sed -e "s/^plugin = \"storage-.*/plugin = \"storage-$1\"\npath = \"$2\"/" -e '/^path = "moved/d' \
+    "$vault_home/engine.toml" | "${at_vault[@]}" tee "$vault_home/next.toml" >/dev/null
+  chmod 600 "$vault_home/next.toml"
+  ok "${at_vault[@]}" coffer vault migrate --to "$vault_home/next.toml"
   # The old home refuses, whatever is asked of it.
   expect_code 4 coffer secrets list -a web
   says moved
   expect_code 4 coffer secrets set -a web --stage FIRST=lost
   expect_code 4 coffer apps create lost
   expect_code 4 coffer machine run -a web "$image" -- true
-  mv "$COFFER_HOME/next.toml" "$COFFER_HOME/engine.toml"
+  mv "$vault_home/next.toml" "$vault_home/engine.toml"
+  if ! embedded; then
+    ok "$server_up" stop "$WORK/server" api
+    ok "$server_up" start "$WORK/server" --storage "$storage" --runtime "$runtime"
+  fi
   after=$(field 'map([.name, .digest, .version, .status])' secrets list -a web)
   same "$before" "$after" "secrets before and after the move"
-  ok coffer vault check
+  ok "${at_vault[@]}" coffer vault check
   same started "$(machine one state)"
   ok coffer machine restart -a web one
   ok coffer machine run -a web --name moved --file "$guest/BINARY=BINARY" "$image" -- sleep 1000000
@@ -372,11 +384,9 @@ migrate() { # STORAGE PATH
   ok coffer secrets set -a web ROTATED="in $1"
   same "in $1" "$(inside_env one ROTATED)"
 }
-if embedded; then
-  step "the vault moves to the other storage and back"
-  migrate "$other" moved-1
-  migrate "$storage" moved-2
-fi
+step "the vault moves to the other storage and back"
+migrate "$other" moved-1
+migrate "$storage" moved-2
 
 step "destroy"
 expect_code 130 coffer apps destroy web </dev/null

@@ -50,9 +50,16 @@ Result<Vault> Vault::open(Storage storage, SigningKey writer, Pins pins) {
   if (as_text(format->value) != layout::kFormat)
     return fail(ErrorCode::kFailedPrecondition, "the vault has a format this coffer does not know",
                 "It was written by a newer coffer; use that one.");
-  COFFER_TRY(const auto marker, storage.get(layout::kVaultSpace, layout::kMovedKey));
+  Vault out(std::move(storage), std::move(writer), std::move(pins));
+  COFFER_CHECK(out.still_here());
+  return out;
+}
+
+// Asked again where reading begins: who keeps a vault open would show what it was before it was moved.
+Result<void> Vault::still_here() const {
+  COFFER_TRY(const auto marker, storage_.get(layout::kVaultSpace, layout::kMovedKey));
   if (marker) return moved(*marker);
-  return Vault(std::move(storage), std::move(writer), std::move(pins));
+  return {};
 }
 
 // Every write of a vault passes here: after `migrate` has marked a space, nothing is written to it any more.
@@ -109,6 +116,7 @@ Result<App> Vault::create_app(std::string_view name, const AppId &id, ByteSpan s
 }
 
 Result<std::vector<AppEntry>> Vault::apps() const {
+  COFFER_CHECK(still_here());
   std::vector<AppEntry> out;
   std::optional<Error> wrong;
   COFFER_CHECK(storage_.list(layout::kAppsSpace, "", true, [&](Stored s) {
@@ -129,6 +137,7 @@ Result<std::vector<AppEntry>> Vault::apps() const {
 
 Result<App> Vault::app(std::string_view name) const {
   const std::string context = app_context(name);
+  COFFER_CHECK(still_here());
   COFFER_TRY(const auto stored, storage_.get(layout::kAppsSpace, name));
   if (!stored)
     return fail(ErrorCode::kNotFound, context + " does not exist",

@@ -754,6 +754,8 @@ TEST_F(VaultMigrate, MovesEverythingAndTheSourceRefusesReadersAndWriters) {
   EXPECT_TRUE(std::ranges::is_sorted(steps));
   EXPECT_EQ(Vault::open(target.storage(), writer(), pins())->newest(web)->find("N7")->digest, digest);
   expect_moved(source, target, values);
+  EXPECT_THAT(before.app("web"), Fails(ErrorCode::kFailedPrecondition, "moved to there"));
+  EXPECT_THAT(before.apps(), Fails(ErrorCode::kFailedPrecondition, "moved to there"));
   EXPECT_THAT(write(before, web, {{"A", "1"}}), Fails(ErrorCode::kFailedPrecondition, "moved to there"));
   EXPECT_THAT(create(before, "late"), Fails(ErrorCode::kFailedPrecondition, "moved to there"));
   EXPECT_THAT(before.set_desired(web, "0123456789abcd", Desired::kStopped),

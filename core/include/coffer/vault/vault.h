@@ -148,6 +148,7 @@ class Vault {
  private:
   Vault(Storage storage, SigningKey writer, Pins pins)
       : storage_(std::move(storage)), writer_(std::move(writer)), pins_(std::move(pins)) {}
+  Result<void> still_here() const;
   Result<uint64_t> commit(std::string_view space, Batch batch);
   Result<Manifest> load(const App &, std::string_view what, Bytes envelope, uint64_t revision) const;
   Result<Bytes> immutable(const App &, std::string_view kind, const Hash &) const;
