@@ -52,7 +52,18 @@ Result<void> serve(const std::string &engine, bool init) {
     }
   }
   COFFER_TRY(const std::vector<PublicKey> writers, home.writers());
-  KeyServer::Config where{.socket = config.keys_socket.string(), .api = {}, .agents = {}};
+  KeyServer::Config where{.socket = config.keys_socket.string(),
+                          .api = {},
+                          .agents = {},
+                          .beside = [&]() -> Result<std::unique_ptr<Keys>> {
+                            COFFER_TRY(Storage again, Storage::open(config.keys_storage));
+                            const auto no_kms = []() -> Result<Kms> {
+                              return fail(ErrorCode::kInternal, "reports of headers need no key");
+                            };
+                            COFFER_TRY(KeyService service,
+                                       KeyService::open(std::move(again), no_kms, writers));
+                            return std::make_unique<KeyService>(std::move(service));
+                          }};
   if (where.socket.empty())
     return fail(ErrorCode::kInvalidArgument, home.engine_file().string() + " has no `socket` under [keys]",
                 "See coffer-keys --help.");

@@ -15,13 +15,16 @@
 #include <SQLiteCpp/Database.h>
 #include <SQLiteCpp/Exception.h>
 #include <SQLiteCpp/Statement.h>
-#include <SQLiteCpp/Transaction.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <coffer/posix.hpp>
 #include <coffer/storage.hpp>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -130,6 +133,383 @@ void create(const std::string &dir, const std::string &path) {
   if (code) fail_errno(what, code);
 }
 
+uint64_t now_ns() {
+  timespec t{};
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return uint64_t(t.tv_sec) * 1'000'000'000 + uint64_t(t.tv_nsec);
+}
+
+// Until when a call waits for others.
+uint64_t end_of(const Call &call) {
+  return call.deadline_ns() ? call.deadline_ns() : now_ns() + kDefaultPatienceNs;
+}
+
+Error locked(const Call &call, const std::string &path, int code) {
+  if (call.cancelled()) return {COFFER_CANCELLED, named(path) + ": cancelled", "sqlite", code};
+  return {call.deadline_ns() ? COFFER_DEADLINE_EXCEEDED : COFFER_UNAVAILABLE,
+          named(path) + " is locked by another process", "sqlite", code};
+}
+
+// What SQLite throws, with a text that is ours: its own could quote its input.
+Error translated(const Call &call, const std::string &path, const SQLite::Exception &e) {
+  const auto say = [&](coffer_status s, const std::string &text) {
+    return Error{s, named(path) + text, "sqlite", e.getExtendedErrorCode()};
+  };
+  switch (e.getErrorCode() & 0xff) {
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+      return locked(call, path, e.getExtendedErrorCode());
+    case SQLITE_FULL:
+      return say(COFFER_RESOURCE_EXHAUSTED, " cannot grow: the disk is full");
+    case SQLITE_NOMEM:
+      return say(COFFER_RESOURCE_EXHAUSTED, ": out of memory");
+    case SQLITE_READONLY:
+    case SQLITE_PERM:
+      return say(COFFER_FAILED_PRECONDITION, " cannot be written: the file or its file system is read-only");
+    case SQLITE_CANTOPEN:
+      return say(COFFER_UNAVAILABLE,
+                 " cannot be opened; check its folder's permissions and free descriptors");
+    case SQLITE_CORRUPT:
+    case SQLITE_FORMAT:
+      return say(COFFER_DATA_LOSS, " is damaged; restore it from a backup");
+    case SQLITE_NOTADB:
+      return say(COFFER_DATA_LOSS, " is not a database; restore it from a backup or name another path");
+    case SQLITE_IOERR:
+      return say(COFFER_UNAVAILABLE, ": the disk answered with an error");
+    case SQLITE_ERROR:  // the tables are not those of the schema number
+      return say(COFFER_DATA_LOSS, " is damaged; restore it from a backup");
+    default:
+      return say(COFFER_INTERNAL, ": unexpected answer of the database");
+  }
+}
+
+// One connection to the file, with its statements.  One thread at a time.
+class Connection {
+ public:
+  // For one call: its deadline rules how long SQLite waits for other processes.
+  class Use {
+   public:
+    Use(Connection &c, const Call &call) : connection_(c), before_(std::exchange(c.call_, &call)) {
+      c.give_up_ns_ = end_of(call);
+    }
+    Use(const Use &) = delete;
+    Use &operator=(const Use &) = delete;
+    ~Use() { connection_.call_ = before_; }
+
+   private:
+    Connection &connection_;
+    const Call *const before_;
+  };
+
+  Connection(const Call &call, const std::string &path, bool read_only)
+      : db_(path, (read_only ? SQLite::OPEN_READONLY : SQLite::OPEN_READWRITE) | SQLite::OPEN_NOMUTEX |
+                      SQLite::OPEN_NOFOLLOW) {
+    sqlite3 *raw = db_.getHandle();
+    sqlite3_busy_handler(raw, &on_busy, this);
+    for (const int off :
+         {SQLITE_DBCONFIG_ENABLE_TRIGGER, SQLITE_DBCONFIG_ENABLE_VIEW, SQLITE_DBCONFIG_TRUSTED_SCHEMA})
+      sqlite3_db_config(raw, off, 0, nullptr);
+    sqlite3_db_config(raw, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+    sqlite3_db_config(raw, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+    sqlite3_wal_autocheckpoint(raw, kCheckpointPages);
+
+    const Use use(*this, call);
+    if (db_.execAndGet("PRAGMA application_id").getInt() != kApplicationId)
+      refuse(COFFER_FAILED_PRECONDITION, named(path) + " is a database, but not a vault of storage-sqlite");
+    const int schema = db_.execAndGet("PRAGMA user_version").getInt();
+    if (schema > kSchema)
+      refuse(COFFER_FAILED_PRECONDITION, named(path) + " was written by a newer version (schema " +
+                                             std::to_string(schema) + "); upgrade Coffer");
+    if (schema < kSchema) refuse(COFFER_DATA_LOSS, named(path) + " is damaged; restore it from a backup");
+    db_.exec("PRAGMA synchronous=FULL; PRAGMA cache_size=-8000");
+  }
+
+  SQLite::Database &db() { return db_; }
+
+  struct Row {
+    uint64_t revision = 0;
+    std::string value;
+  };
+  std::optional<Row> get(std::string_view space, std::string_view key) {
+    SQLite::Statement &q = prepared(get_, "SELECT revision, value FROM record WHERE space=? AND key=?");
+    const Reset reset{q};
+    bind(q, 1, space);
+    bind(q, 2, key);
+    if (!q.executeStep()) return std::nullopt;
+    return Row{uint64_t(q.getColumn(0).getInt64()), std::string(blob(q, 1))};
+  }
+
+  // In a transaction.  ABORTED before anything was written: a precondition does not hold.
+  uint64_t apply(const coffer_batch &batch, const std::vector<const coffer_op *> &ops) {
+    const std::string space(view(batch.space));
+    SQLite::Statement &find = prepared(find_, "SELECT revision FROM record WHERE space=? AND key=?");
+    for (size_t i = 0; i < batch.n_pre; ++i) {
+      const Reset reset{find};
+      bind(find, 1, space);
+      bind(find, 2, view(batch.pre[i]->key));
+      const uint64_t found = find.executeStep() ? uint64_t(find.getColumn(0).getInt64()) : 0;
+      if (found != batch.pre[i]->revision) throw Error{COFFER_ABORTED, "another write came first"};
+    }
+    const int64_t revision = next_revision();
+    std::string key;  // one for all, as a batch may have many
+    for (const coffer_op *op : ops) {
+      const bool put = op->kind == COFFER_OP_PUT;
+      SQLite::Statement &s = put ? prepared(put_, "INSERT OR REPLACE INTO record VALUES(?, ?, ?, ?)")
+                                 : prepared(delete_, "DELETE FROM record WHERE space=? AND key=?");
+      const Reset reset{s};
+      key = view(op->key);
+      s.bindNoCopy(1, space);
+      s.bindNoCopy(2, key);
+      if (put) {
+        s.bind(3, revision);
+        s.bindNoCopy(4, op->value.size ? static_cast<const void *>(op->value.data) : "", int(op->value.size));
+      }
+      s.exec();
+    }
+    return uint64_t(revision);
+  }
+
+  uint64_t drop(std::string_view space) {
+    SQLite::Statement drop(db_, "DELETE FROM record WHERE space=?");
+    bind(drop, 1, space);
+    return drop.exec() == 0 ? 0 : uint64_t(next_revision());
+  }
+
+  // The log has grown, and nobody may come soon who empties it.
+  void checkpoint() {
+    get_.reset(), find_.reset(), put_.reset(), delete_.reset(), next_.reset();
+    // In use by others: some other close will do it.
+    sqlite3_busy_handler(db_.getHandle(), nullptr, nullptr);
+    sqlite3_wal_checkpoint_v2(db_.getHandle(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+  }
+
+  static void bind(SQLite::Statement &s, int at, std::string_view text) { s.bind(at, std::string(text)); }
+  static std::string_view blob(SQLite::Statement &s, int at) {
+    const SQLite::Column column = s.getColumn(at);
+    const void *data = column.getBlob();
+    return {data ? static_cast<const char *>(data) : "", size_t(column.getBytes())};
+  }
+
+ private:
+  struct Reset {
+    SQLite::Statement &statement;
+    ~Reset() {
+      statement.tryReset();
+      statement.clearBindings();  // values are bound without a copy
+    }
+  };
+
+  int64_t next_revision() {
+    SQLite::Statement &next =
+        prepared(next_, "UPDATE head SET revision=revision+1 WHERE id=1 RETURNING revision");
+    const Reset reset{next};
+    if (!next.executeStep())
+      refuse(COFFER_DATA_LOSS, named(db_.getFilename()) + " has lost its head; restore it from a backup");
+    const int64_t revision = next.getColumn(0).getInt64();
+    next.executeStep();
+    return revision;
+  }
+
+  SQLite::Statement &prepared(std::optional<SQLite::Statement> &slot, const char *sql) {
+    if (!slot) slot.emplace(db_, sql);
+    return *slot;
+  }
+
+  // Another process holds the lock: wait a little, as long as the call lasts.
+  static int on_busy(void *self_, int tries) {
+    auto *self = static_cast<Connection *>(self_);
+    if (!self->call_ || self->call_->cancelled() || now_ns() >= self->give_up_ns_) return 0;
+    pollfd cancel{self->call_->cancel_fd(), POLLIN, 0};
+    const timespec pause{0, std::min(tries + 1, 20) * 250'000};
+    ::ppoll(&cancel, cancel.fd >= 0 ? 1 : 0, &pause, nullptr);
+    return 1;
+  }
+
+  const Call *call_ = nullptr;  // that is being served
+  uint64_t give_up_ns_ = 0;
+  SQLite::Database db_;
+  std::optional<SQLite::Statement> get_, find_, put_, delete_, next_;  // after db_: they go first
+};
+
+// What the instances of one process have together for one file: two connections, whose pages stay good as
+// long as nobody else writes, one of them for reading meanwhile; and their writes, which are committed in one
+// transaction when they come at once: one sync of the log for all of them.  Thread-safe.
+class Shared {
+ public:
+  // One for each file that is open, by what it is and not by its name.
+  static std::shared_ptr<Shared> of(const Call &call, const std::string &path) {
+    struct stat st{};
+    if (::stat(path.c_str(), &st) != 0) fail_errno("cannot use " + named(path), errno);
+    static std::mutex mutex;
+    static std::map<std::pair<dev_t, ino_t>, std::weak_ptr<Shared>> all;
+    std::shared_ptr<Shared> shared;
+    {
+      const std::lock_guard lock(mutex);
+      std::erase_if(all, [](const auto &s) { return s.second.expired(); });
+      auto &known = all[{st.st_dev, st.st_ino}];
+      shared = known.lock();
+      if (!shared) known = shared = std::make_shared<Shared>(path);
+    }
+    const std::lock_guard lock(shared->mutex_);
+    if (!shared->main_) shared->main_.emplace(call, path, false);
+    return shared;
+  }
+
+  explicit Shared(std::string path) : path_(std::move(path)) {}
+  ~Shared() {
+    struct stat log{};
+    if (main_ && ::stat((path_ + "-wal").c_str(), &log) == 0 && log.st_size >= kCheckpointPages * 4096)
+      main_->checkpoint();
+  }
+
+  // The connection, if nobody is at it now.
+  class Lease {
+   public:
+    explicit Lease(Shared *of) : of_(of) {}
+    Lease(Lease &&o) noexcept : of_(std::exchange(o.of_, nullptr)) {}
+    ~Lease() {
+      if (!of_) return;
+      const std::lock_guard lock(of_->mutex_);
+      of_->in_use_ = false;
+    }
+    explicit operator bool() const { return of_; }
+    Connection &operator*() const { return *of_->main_; }
+
+   private:
+    Shared *of_;
+  };
+  Lease lease() {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(in_use_, true)) return Lease(nullptr);
+    return Lease(this);
+  }
+
+  std::optional<Connection::Row> get(const Call &call, std::string_view space, std::string_view key) {
+    const auto from = [&](Connection &c) {
+      const Connection::Use use(c, call);
+      return c.get(space, key);
+    };
+    if (const Lease leased = lease()) return from(*leased);
+    const std::lock_guard lock(reading_);
+    if (!reader_) reader_.emplace(call, path_, false);
+    return from(*reader_);
+  }
+
+  // Done when it returns, in a transaction in which others may be done as well.  `body` throws
+  // ABORTED only before it has written anything.  `own`: the connection for when the one that is shared is in
+  // use.
+  uint64_t write(const Call &call, const std::function<Connection &()> &own,
+                 const std::function<uint64_t(Connection &)> &body) {
+    Job mine{body};
+    std::unique_lock lock(mutex_);
+    queue_.push_back(&mine);
+    const uint64_t end = end_of(call);
+    // The first one leads, as soon as nobody does: it does the work of all that have come by then.
+    while (!mine.done && (leading_ || queue_.front() != &mine)) {
+      constexpr auto kLook = std::chrono::milliseconds(20);  // whether the call was cancelled
+      if (mine.turn.wait_for(lock, kLook) == std::cv_status::no_timeout || mine.taken) continue;
+      if (!call.cancelled() && now_ns() < end) continue;
+      std::erase(queue_, &mine);
+      wake_first();
+      throw locked(call, path_, SQLITE_BUSY);
+    }
+    if (!mine.done) {
+      leading_ = true;
+      std::vector<Job *> group;
+      while (!queue_.empty() && group.size() < kMostAtOnce) {
+        group.push_back(queue_.front());
+        queue_.pop_front();
+        group.back()->taken = true;
+      }
+      lock.unlock();
+      do_all(call, own, group);
+      lock.lock();
+      leading_ = false;
+      for (auto j = group.rbegin(); j != group.rend(); ++j) {
+        if ((*j)->done) {
+          (*j)->turn.notify_one();
+        } else {
+          (*j)->taken = false;
+          queue_.push_front(*j);
+        }
+      }
+      wake_first();
+    }
+    lock.unlock();
+    if (mine.failed) std::rethrow_exception(mine.failed);
+    return mine.revision;
+  }
+
+ private:
+  static constexpr size_t kMostAtOnce = 64;
+  struct Job {
+    const std::function<uint64_t(Connection &)> &body;
+    std::condition_variable turn;  // to lead, or done
+    bool taken = false, done = false;
+    uint64_t revision = 0;
+    std::exception_ptr failed;
+  };
+
+  void wake_first() {
+    if (!leading_ && !queue_.empty()) queue_.front()->turn.notify_one();
+  }
+
+  // One of them is the caller's, the first one.  Those that are not `done` behind it were not touched.
+  void do_all(const Call &call, const std::function<Connection &()> &own, const std::vector<Job *> &jobs) {
+    const Lease leased = lease();
+    try {
+      Connection &c = leased ? *leased : own();
+      const Connection::Use use(c, call);
+      if (jobs.size() > 1 && together(c, jobs)) return;
+      // One of them cannot be done.  Each by itself says which.
+      for (Job *j : jobs) {
+        try {
+          together(c, {j});
+        } catch (...) {
+          j->failed = std::current_exception();
+          j->done = true;
+        }
+      }
+    } catch (...) {  // there is no connection, or others have the file: that is for each of them to find out
+      jobs.front()->failed = std::current_exception();
+      jobs.front()->done = true;
+    }
+  }
+
+  // In one transaction.  False: nothing of it was done, and it was more than one.
+  static bool together(Connection &c, const std::vector<Job *> &jobs) {
+    // BEGIN IMMEDIATE, so that what the preconditions saw still holds at the end.
+    c.db().exec("BEGIN IMMEDIATE");
+    try {
+      for (Job *j : jobs) {
+        try {
+          j->revision = j->body(c);
+        } catch (const Error &e) {
+          if (e.status != COFFER_ABORTED) throw;
+          j->failed = std::current_exception();
+        }
+      }
+      c.db().exec("COMMIT");
+    } catch (...) {
+      if (!sqlite3_get_autocommit(c.db().getHandle())) c.db().tryExec("ROLLBACK");
+      if (jobs.size() == 1) throw;
+      for (Job *j : jobs) j->failed = nullptr;
+      return false;
+    }
+    for (Job *j : jobs) j->done = true;
+    return true;
+  }
+
+  const std::string path_;
+  std::mutex mutex_;
+  std::optional<Connection> main_;
+  bool in_use_ = false;  // main_
+  std::mutex reading_;
+  std::optional<Connection> reader_;
+  bool leading_ = false;
+  std::deque<Job *> queue_;
+};
+
 class StorageSqlite final : public coffer::sdk::Storage {
  public:
   static std::vector<std::string> validate(const Options &options) {
@@ -159,62 +539,55 @@ class StorageSqlite final : public coffer::sdk::Storage {
     }
     auto self = std::make_unique<StorageSqlite>();
     self->path_ = std::move(path);
-    self->turn_ = turn_of(self->path_);
     self->read_only_ = options.read_only();
-    self->with(call, [&] { self->connect(); });
+    self->ours(call, [&] {
+      if (self->read_only_)
+        self->own(call);
+      else
+        self->shared_ = Shared::of(call, self->path_);
+    });
     return self;
   }
 
-  ~StorageSqlite() override {
-    struct stat log{};
-    if (!db_ || read_only_ || ::stat((path_ + "-wal").c_str(), &log) != 0 ||
-        log.st_size < kCheckpointPages * 4096)
-      return;
-    get_.reset(), find_.reset(), put_.reset(), delete_.reset(), next_.reset();
-    sqlite3_busy_handler(db_->getHandle(), nullptr,
-                         nullptr);  // in use by others: some other close will do it
-    sqlite3_wal_checkpoint_v2(db_->getHandle(), nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
-  }
-
   std::string probe(const Call &call) override {
-    return with(call, [&] {
-      SQLite::Statement check(*db_, "PRAGMA quick_check(1)");
+    return with(call, [&](Connection &c) {
+      SQLite::Statement check(c.db(), "PRAGMA quick_check(1)");
       if (!check.executeStep() || check.getColumn(0).getString() != "ok")
         refuse(COFFER_DATA_LOSS, named(path_) + " is damaged; restore it from a backup");
-      return "{\"revision\":" + std::to_string(db_->execAndGet("SELECT revision FROM head").getInt64()) + "}";
+      return "{\"revision\":" + std::to_string(c.db().execAndGet("SELECT revision FROM head").getInt64()) +
+             "}";
     });
   }
 
   void get(const Call &call, std::string_view space, std::string_view key, const Values &emit) override {
     check_space(space, limits());
     check_key(key, limits());
-    with(call, [&] {
-      SQLite::Statement &q = prepared(get_, "SELECT revision, value FROM record WHERE space=? AND key=?");
-      const Reset reset{q};
-      bind(q, 1, space);
-      bind(q, 2, key);
-      if (!q.executeStep()) throw Error{COFFER_NOT_FOUND, "no such key"};
-      emit(key, uint64_t(q.getColumn(0).getInt64()), blob(q, 1));
+    const auto row = ours(call, [&] {
+      if (shared_) return shared_->get(call, space, key);
+      const Connection::Use use(own(call), call);
+      return own_->get(space, key);
     });
+    if (!row) throw Error{COFFER_NOT_FOUND, "no such key"};
+    emit(key, row->revision, row->value);
   }
 
   void list(const Call &call, std::string_view space, std::string_view prefix, std::string_view after,
             uint64_t limit, bool with_values, const Values &emit) override {
     check_space(space, limits());
-    with(call, [&] {
+    with(call, [&](Connection &c) {
       SQLite::Statement q(
-          *db_, std::string("SELECT key, revision") + (with_values ? ", value" : "") +
-                    " FROM record WHERE space=? AND key>=? AND key>? AND key<? ORDER BY key LIMIT ?");
+          c.db(), std::string("SELECT key, revision") + (with_values ? ", value" : "") +
+                      " FROM record WHERE space=? AND key>=? AND key>? AND key<? ORDER BY key LIMIT ?");
       const std::string end = std::string(prefix) + '\xff';  // keys are ASCII
-      bind(q, 1, space);
-      bind(q, 2, prefix);
-      bind(q, 3, after);
-      bind(q, 4, end);
+      Connection::bind(q, 1, space);
+      Connection::bind(q, 2, prefix);
+      Connection::bind(q, 3, after);
+      Connection::bind(q, 4, end);
       q.bind(5, limit == 0 || limit > INT64_MAX ? int64_t(-1) : int64_t(limit));
       while (q.executeStep()) {
         const SQLite::Column key = q.getColumn(0);
         if (!emit({key.getText(), size_t(key.getBytes())}, uint64_t(q.getColumn(1).getInt64()),
-                  with_values ? blob(q, 2) : std::string_view()))
+                  with_values ? Connection::blob(q, 2) : std::string_view()))
           break;
         if (call.cancelled()) throw Error{COFFER_CANCELLED, "cancelled"};
       }
@@ -222,55 +595,23 @@ class StorageSqlite final : public coffer::sdk::Storage {
   }
 
   uint64_t commit(const Call &call, const coffer_batch &batch) override {
-    const std::string_view space = view(batch.space);
     check_writable();
     // In key order the rows of a large batch go to neighbouring pages.
     const std::vector<const coffer_op *> ops = sorted_ops(batch, limits());
-
-    return with(call, [&] {
-      Write write(*this);
-      SQLite::Statement &find = prepared(find_, "SELECT revision FROM record WHERE space=? AND key=?");
-      for (size_t i = 0; i < batch.n_pre; ++i) {
-        const Reset reset{find};
-        bind(find, 1, space);
-        bind(find, 2, view(batch.pre[i]->key));
-        const uint64_t found = find.executeStep() ? uint64_t(find.getColumn(0).getInt64()) : 0;
-        if (found != batch.pre[i]->revision) throw Error{COFFER_ABORTED, "another write came first"};
-      }
-      const int64_t revision = next_revision();
-      const std::string space_text(space);
-      std::string key;  // one for all, as a batch may have many
-      for (const coffer_op *op : ops) {
-        const bool put = op->kind == COFFER_OP_PUT;
-        SQLite::Statement &s = put ? prepared(put_, "INSERT OR REPLACE INTO record VALUES(?, ?, ?, ?)")
-                                   : prepared(delete_, "DELETE FROM record WHERE space=? AND key=?");
-        const Reset reset{s};
-        key = view(op->key);
-        s.bindNoCopy(1, space_text);
-        s.bindNoCopy(2, key);
-        if (put) {
-          s.bind(3, revision);
-          s.bindNoCopy(4, op->value.size ? static_cast<const void *>(op->value.data) : "",
-                       int(op->value.size));
-        }
-        s.exec();
-      }
-      write.commit();
-      return uint64_t(revision);
-    });
+    return write(call, [&](Connection &c) { return c.apply(batch, ops); });
   }
 
   void spaces(const Call &call, std::string_view prefix, const Spaces &emit) override {
-    with(call, [&] {
+    with(call, [&](Connection &c) {
       // From one space to the next by a seek each, not by reading every record.
       SQLite::Statement q(
-          *db_,
+          c.db(),
           "WITH RECURSIVE s(name) AS (SELECT min(space) FROM record WHERE space>=?1 UNION ALL "
           "SELECT (SELECT min(space) FROM record WHERE space>s.name) FROM s WHERE s.name NOT NULL) "
           "SELECT name FROM s WHERE name NOT NULL AND name<?2");
       const std::string end = std::string(prefix) + '\xff';
-      bind(q, 1, prefix);
-      bind(q, 2, end);
+      Connection::bind(q, 1, prefix);
+      Connection::bind(q, 2, end);
       while (q.executeStep()) {
         const SQLite::Column name = q.getColumn(0);
         if (!emit({name.getText(), size_t(name.getBytes())})) break;
@@ -281,179 +622,48 @@ class StorageSqlite final : public coffer::sdk::Storage {
   void drop_space(const Call &call, std::string_view space) override {
     check_space(space, limits());
     check_writable();
-    with(call, [&] {
-      Write write(*this);
-      SQLite::Statement drop(*db_, "DELETE FROM record WHERE space=?");
-      bind(drop, 1, space);
-      if (drop.exec() == 0) return;
-      next_revision();
-      write.commit();
-    });
+    write(call, [&](Connection &c) { return c.drop(space); });
   }
 
  private:
-  struct Reset {
-    SQLite::Statement &statement;
-    ~Reset() {
-      statement.tryReset();
-      statement.clearBindings();  // values are bound without a copy
-    }
-  };
-
-  // BEGIN IMMEDIATE, so that what the preconditions saw still holds at the end; rolled back unless committed.
-  class Write {
-   public:
-    explicit Write(StorageSqlite &self) : turn_(self.wait_for_turn()), db_(*self.db_) {
-      db_.exec("BEGIN IMMEDIATE");
-    }
-    ~Write() {
-      if (!sqlite3_get_autocommit(db_.getHandle())) db_.tryExec("ROLLBACK");
-    }
-    void commit() { db_.exec("COMMIT"); }
-
-   private:
-    const std::unique_lock<std::timed_mutex> turn_;
-    SQLite::Database &db_;
-  };
-
-  // Writers of one process take turns: SQLite's way to wait for another writer is to look again after a
-  // sleep, in which nobody writes.
-  static std::shared_ptr<std::timed_mutex> turn_of(const std::string &path) {
-    static std::mutex all;
-    static std::map<std::string, std::weak_ptr<std::timed_mutex>> turns;
-    const std::lock_guard lock(all);
-    std::erase_if(turns, [](const auto &t) { return t.second.expired(); });
-    auto turn = turns[path].lock();
-    if (!turn) turns[path] = turn = std::make_shared<std::timed_mutex>();
-    return turn;
-  }
-  std::unique_lock<std::timed_mutex> wait_for_turn() {
-    std::unique_lock lock(*turn_, std::defer_lock);
-    constexpr auto kLook = std::chrono::milliseconds(20);  // whether the call was cancelled
-    while (!lock.try_lock_for(kLook))
-      if (call_->cancelled() || now_ns() >= give_up_ns_) break;  // then SQLite says that it is locked
-    return lock;
-  }
-
-  void connect() {
-    const int access = read_only_ ? SQLite::OPEN_READONLY : SQLite::OPEN_READWRITE;
-    db_.emplace(path_, access | SQLite::OPEN_NOMUTEX | SQLite::OPEN_NOFOLLOW);
-    sqlite3 *raw = db_->getHandle();
-    sqlite3_busy_handler(raw, &on_busy, this);
-    for (const int off :
-         {SQLITE_DBCONFIG_ENABLE_TRIGGER, SQLITE_DBCONFIG_ENABLE_VIEW, SQLITE_DBCONFIG_TRUSTED_SCHEMA})
-      sqlite3_db_config(raw, off, 0, nullptr);
-    sqlite3_db_config(raw, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
-    sqlite3_db_config(raw, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
-    sqlite3_wal_autocheckpoint(raw, kCheckpointPages);
-
-    if (db_->execAndGet("PRAGMA application_id").getInt() != kApplicationId)
-      refuse(COFFER_FAILED_PRECONDITION, named(path_) + " is a database, but not a vault of storage-sqlite");
-    const int schema = db_->execAndGet("PRAGMA user_version").getInt();
-    if (schema > kSchema)
-      refuse(COFFER_FAILED_PRECONDITION, named(path_) + " was written by a newer version (schema " +
-                                             std::to_string(schema) + "); upgrade Coffer");
-    if (schema < kSchema) refuse(COFFER_DATA_LOSS, named(path_) + " is damaged; restore it from a backup");
-    db_->exec("PRAGMA synchronous=FULL; PRAGMA cache_size=-8000");
-  }
-
-  int64_t next_revision() {
-    SQLite::Statement &next =
-        prepared(next_, "UPDATE head SET revision=revision+1 WHERE id=1 RETURNING revision");
-    const Reset reset{next};
-    if (!next.executeStep())
-      refuse(COFFER_DATA_LOSS, named(path_) + " has lost its head; restore it from a backup");
-    const int64_t revision = next.getColumn(0).getInt64();
-    next.executeStep();
-    return revision;
-  }
-
-  void check_writable() {
-    if (read_only_) refuse(COFFER_FAILED_PRECONDITION, named(path_) + " is open for reading only");
-  }
-
-  SQLite::Statement &prepared(std::optional<SQLite::Statement> &slot, const char *sql) {
-    if (!slot) slot.emplace(*db_, sql);
-    return *slot;
-  }
-  static void bind(SQLite::Statement &s, int at, std::string_view text) { s.bind(at, std::string(text)); }
-  static std::string_view blob(SQLite::Statement &s, int at) {
-    const SQLite::Column column = s.getColumn(at);
-    const void *data = column.getBlob();
-    return {data ? static_cast<const char *>(data) : "", size_t(column.getBytes())};
-  }
-
-  static uint64_t now_ns() {
-    timespec t{};
-    ::clock_gettime(CLOCK_MONOTONIC, &t);
-    return uint64_t(t.tv_sec) * 1'000'000'000 + uint64_t(t.tv_nsec);
-  }
-
-  // Another process holds the lock: wait a little, as long as the call lasts.
-  static int on_busy(void *self_, int tries) {
-    auto *self = static_cast<StorageSqlite *>(self_);
-    if (self->call_->cancelled() || now_ns() >= self->give_up_ns_) return 0;
-    pollfd cancel{self->call_->cancel_fd(), POLLIN, 0};
-    const timespec pause{0, std::min(tries + 1, 20) * 250'000};
-    ::ppoll(&cancel, cancel.fd >= 0 ? 1 : 0, &pause, nullptr);
-    return 1;
-  }
-
-  // Runs `body` for one call: its deadline rules the busy handler, and what SQLite throws becomes an Error
-  // whose text is ours (SQLite's could quote its input).
   template <class F>
-  auto with(const Call &call, F &&body) -> decltype(body()) {
-    call_ = &call;
-    give_up_ns_ = call.deadline_ns() ? call.deadline_ns() : now_ns() + kDefaultPatienceNs;
+  auto ours(const Call &call, F &&body) const -> decltype(body()) {
     try {
       return body();
     } catch (const SQLite::Exception &e) {
-      throw translated(e);
+      throw translated(call, path_, e);
     }
   }
 
-  Error translated(const SQLite::Exception &e) const {
-    const auto say = [&](coffer_status s, const std::string &text) {
-      return Error{s, named(path_) + text, "sqlite", e.getExtendedErrorCode()};
-    };
-    switch (e.getErrorCode() & 0xff) {
-      case SQLITE_BUSY:
-      case SQLITE_LOCKED:
-        if (call_->cancelled()) return say(COFFER_CANCELLED, ": cancelled");
-        if (call_->deadline_ns()) return say(COFFER_DEADLINE_EXCEEDED, " is locked by another process");
-        return say(COFFER_UNAVAILABLE, " is locked by another process");
-      case SQLITE_FULL:
-        return say(COFFER_RESOURCE_EXHAUSTED, " cannot grow: the disk is full");
-      case SQLITE_NOMEM:
-        return say(COFFER_RESOURCE_EXHAUSTED, ": out of memory");
-      case SQLITE_READONLY:
-      case SQLITE_PERM:
-        return say(COFFER_FAILED_PRECONDITION,
-                   " cannot be written: the file or its file system is read-only");
-      case SQLITE_CANTOPEN:
-        return say(COFFER_UNAVAILABLE,
-                   " cannot be opened; check its folder's permissions and free descriptors");
-      case SQLITE_CORRUPT:
-      case SQLITE_FORMAT:
-        return say(COFFER_DATA_LOSS, " is damaged; restore it from a backup");
-      case SQLITE_NOTADB:
-        return say(COFFER_DATA_LOSS, " is not a database; restore it from a backup or name another path");
-      case SQLITE_IOERR:
-        return say(COFFER_UNAVAILABLE, ": the disk answered with an error");
-      case SQLITE_ERROR:  // the tables are not those of the schema number
-        return say(COFFER_DATA_LOSS, " is damaged; restore it from a backup");
-      default:
-        return say(COFFER_INTERNAL, ": unexpected answer of the database");
-    }
+  // A connection of this instance alone: for reading only, or while the one that is shared is in use.
+  Connection &own(const Call &call) {
+    if (!own_) own_.emplace(call, path_, read_only_);
+    return *own_;
+  }
+
+  template <class F>
+  auto with(const Call &call, F &&body) -> decltype(body(std::declval<Connection &>())) {
+    return ours(call, [&] {
+      const Shared::Lease leased = shared_ ? shared_->lease() : Shared::Lease(nullptr);
+      Connection &c = leased ? *leased : own(call);
+      const Connection::Use use(c, call);
+      return body(c);
+    });
+  }
+
+  uint64_t write(const Call &call, const std::function<uint64_t(Connection &)> &body) {
+    return ours(call,
+                [&] { return shared_->write(call, [&]() -> Connection & { return own(call); }, body); });
+  }
+
+  void check_writable() const {
+    if (read_only_) refuse(COFFER_FAILED_PRECONDITION, named(path_) + " is open for reading only");
   }
 
   std::string path_;
   bool read_only_ = false;
-  const Call *call_ = nullptr;  // of the call being served
-  uint64_t give_up_ns_ = 0;
-  std::shared_ptr<std::timed_mutex> turn_;
-  std::optional<SQLite::Database> db_;
-  std::optional<SQLite::Statement> get_, find_, put_, delete_, next_;  // after db_: they go first
+  std::optional<Connection> own_;
+  std::shared_ptr<Shared> shared_;  // unless for reading only
 };
 
 constexpr coffer_option kPath = {sizeof(coffer_option),

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 
 #include "audit_line.h"
 #include "coffer/posix.hpp"
@@ -31,15 +33,15 @@ void sync_folder(const fs::path &folder) {
   if (fd.get() >= 0) ::fsync(fd.get());
 }
 
-bool lock(int fd, int how) {
+bool lock_file(int fd, int how) {
   int done;
   do done = ::flock(fd, how);
   while (done != 0 && errno == EINTR);
   return done == 0;
 }
 
-// The file, locked for writing; made when it is not there.
-Result<Fd> open_locked(const fs::path &file) {
+// The file; made when it is not there.
+Result<Fd> open_file(const fs::path &file) {
   constexpr int kFlags = O_RDWR | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
   Fd fd(::open(file.c_str(), kFlags));
   if (fd.get() < 0 && errno == ENOENT) {
@@ -51,14 +53,6 @@ Result<Fd> open_locked(const fs::path &file) {
     if (fd.get() >= 0) sync_folder(file.parent_path());
   }
   if (fd.get() < 0) return cannot(file, "cannot be written");
-  struct stat st{};
-  if (::fstat(fd.get(), &st) != 0) return cannot(file, "cannot be looked at");
-  if (!S_ISREG(st.st_mode) || (st.st_mode & 022))
-    return fail(
-        ErrorCode::kUnavailable,
-        "audit log " + file.string() + (S_ISREG(st.st_mode) ? " can be changed by others" : " is not a file"),
-        "chmod 0600 " + file.string());
-  if (!lock(fd.get(), LOCK_EX)) return cannot(file, "cannot be locked");
   return fd;
 }
 
@@ -119,48 +113,152 @@ Result<End> find_end(int fd, const fs::path &file) {
 
 }  // namespace
 
+// What is known of the file between two entries.  Others may write it, or put another in its place: its size
+// and identity are looked at each time, its end is read when they are not as this log has left them.
+struct AuditLog::Open {
+  static constexpr uint64_t kReserve = 4 * kMaxAuditLine;
+
+  std::mutex mutex;
+  std::shared_ptr<const Fd> fd;  // whoever syncs it keeps it open
+  dev_t device = 0;
+  ino_t inode = 0;
+  std::optional<End> end;  // at size `end->size`, if the file still has that
+  uint64_t reserved = 0;   // up to here the disk has space for it
+  uint64_t written = 0;    // entries, by this process
+  uint64_t synced = 0;     // of them
+  bool syncing = false;
+  std::condition_variable sync_ended;
+
+  // REQUIRES: the mutex is held.  Answers the file's size.
+  Result<uint64_t> look(const fs::path &file, std::unique_lock<std::mutex> &lock) {
+    struct stat st{};
+    const bool there = ::lstat(file.c_str(), &st) == 0;
+    if (!fd || !there || st.st_dev != device || st.st_ino != inode) {
+      // What was written to the one before is synced by whoever wrote it.
+      sync_ended.wait(lock, [&] { return !syncing; });
+      COFFER_TRY(Fd opened, open_file(file));
+      if (::fstat(opened.get(), &st) != 0) return cannot(file, "cannot be looked at");
+      fd = std::make_shared<const Fd>(std::move(opened));
+      device = st.st_dev;
+      inode = st.st_ino;
+      end.reset();
+      reserved = 0;
+      synced = written;
+    }
+    if (!S_ISREG(st.st_mode) || (st.st_mode & 022)) {
+      fd.reset();
+      return fail(ErrorCode::kUnavailable,
+                  "audit log " + file.string() +
+                      (S_ISREG(st.st_mode) ? " can be changed by others" : " is not a file"),
+                  "chmod 0600 " + file.string());
+    }
+    return static_cast<uint64_t>(st.st_size);
+  }
+
+  // REQUIRES: the mutex is held, and the file locked.
+  Result<End> find(const fs::path &file) {
+    struct stat st{};
+    if (::fstat(fd->get(), &st) != 0) return cannot(file, "cannot be looked at");
+    if (!end || end->torn || end->size != static_cast<uint64_t>(st.st_size)) {
+      end.reset();
+      COFFER_TRY(end, find_end(fd->get(), file));
+    }
+    return *end;
+  }
+
+  // Everything up to entry `number`: of several who ask at once one syncs for all.
+  Result<void> sync(const fs::path &file, uint64_t number, const std::shared_ptr<const Fd> &its) {
+    std::unique_lock lock(mutex);
+    sync_ended.wait(lock, [&] { return !syncing || synced >= number; });
+    if (synced >= number && its == fd) return {};
+    syncing = true;
+    const uint64_t upto = written;
+    lock.unlock();
+    const bool done = ::fdatasync(its->get()) == 0;
+    const int why = errno;
+    lock.lock();
+    syncing = false;
+    if (done && its == fd) synced = std::max(synced, upto);
+    sync_ended.notify_all();
+    errno = why;
+    if (!done) return cannot(file, "cannot be synced");
+    return {};
+  }
+};
+
+AuditLog::AuditLog(fs::path file, std::function<uint64_t()> now)
+    : file_(std::move(file)), now_(std::move(now)), open_(std::make_unique<Open>()) {}
+AuditLog::AuditLog(AuditLog &&) noexcept = default;
+AuditLog::~AuditLog() = default;
+
 Result<void> AuditLog::ready() const {
-  COFFER_TRY(const Fd fd, open_locked(file_));
-  COFFER_TRY(const End end, find_end(fd.get(), file_));
+  std::unique_lock lock(open_->mutex);
+  COFFER_TRY(const uint64_t size, open_->look(file_, lock));
+  if (!open_->end || open_->end->size != size) {
+    if (!lock_file(open_->fd->get(), LOCK_EX)) return cannot(file_, "cannot be locked");
+    const auto end = open_->find(file_);
+    lock_file(open_->fd->get(), LOCK_UN);
+    COFFER_CHECK(end);
+  }
   // The space of the entry to come, where the file system can promise it.
-  if (::fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(end.size), kMaxAuditLine) != 0 &&
-      (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
-    return cannot(file_, "cannot be written");
-  return {};
+  if (size + kMaxAuditLine <= open_->reserved) return {};
+  for (const uint64_t more : {Open::kReserve, kMaxAuditLine}) {
+    if (::fallocate(open_->fd->get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(size),
+                    static_cast<off_t>(more)) == 0) {
+      open_->reserved = size + more;
+      return {};
+    }
+    if (errno != ENOSPC && errno != EDQUOT && errno != EFBIG) return {};
+  }
+  return cannot(file_, "cannot be written");
 }
 
 Result<Checkpoint> AuditLog::append(const AuditEntry &entry, Sync sync) const {
-  COFFER_TRY(const Fd fd, open_locked(file_));
-  COFFER_TRY(End end, find_end(fd.get(), file_));
-  if (entry.action.empty()) return end.at;
-  const uint64_t now = now_();
-  std::string lines;
-  if (end.torn) {
-    if (::ftruncate(fd.get(), static_cast<off_t>(end.size)) != 0) return cannot(file_, "cannot be repaired");
-    AuditEntry repair;
-    repair.action = "repair";
-    repair.count = end.torn;
-    append_audit_lines(lines, repair, now, end.at);
-  }
-  append_audit_lines(lines, entry, now, end.at);
-  bool written = true;
-  for (std::string_view left = lines; written && !left.empty();) {
-    const ssize_t n = ::write(fd.get(), left.data(), left.size());
-    if (n >= 0)
-      left.remove_prefix(static_cast<size_t>(n));
-    else
-      written = errno == EINTR;
-  }
-  if (!written) {
-    const auto error = cannot(file_, "cannot be written");
-    // What cannot be taken back is torn, and the next writer cuts it off.
-    [[maybe_unused]] const int taken_back = ::ftruncate(fd.get(), static_cast<off_t>(end.size));
-    return error;
-  }
+  std::unique_lock lock(open_->mutex);
+  COFFER_CHECK(open_->look(file_, lock));
+  const std::shared_ptr<const Fd> fd = open_->fd;
+  if (!lock_file(fd->get(), LOCK_EX)) return cannot(file_, "cannot be locked");
+  const auto written = [&]() -> Result<Checkpoint> {
+    COFFER_TRY(End end, open_->find(file_));
+    if (entry.action.empty()) return end.at;
+    const uint64_t now = now_();
+    std::string lines;
+    open_->end.reset();
+    if (end.torn) {
+      open_->reserved = 0;
+      if (::ftruncate(fd->get(), static_cast<off_t>(end.size)) != 0)
+        return cannot(file_, "cannot be repaired");
+      AuditEntry repair;
+      repair.action = "repair";
+      repair.count = end.torn;
+      append_audit_lines(lines, repair, now, end.at);
+    }
+    append_audit_lines(lines, entry, now, end.at);
+    bool done = true;
+    for (std::string_view left = lines; done && !left.empty();) {
+      const ssize_t n = ::write(fd->get(), left.data(), left.size());
+      if (n >= 0)
+        left.remove_prefix(static_cast<size_t>(n));
+      else
+        done = errno == EINTR;
+    }
+    if (!done) {
+      const auto error = cannot(file_, "cannot be written");
+      // What cannot be taken back is torn, and the next writer cuts it off.
+      open_->reserved = 0;
+      [[maybe_unused]] const int taken_back = ::ftruncate(fd->get(), static_cast<off_t>(end.size));
+      return error;
+    }
+    open_->end = End{end.at, end.size + lines.size(), 0};
+    ++open_->written;
+    return end.at;
+  }();
+  const uint64_t number = open_->written;
   // Others may write meanwhile: the disk syncs for all of them at once.
-  lock(fd.get(), LOCK_UN);
-  if (sync == Sync::kNow && ::fdatasync(fd.get()) != 0) return cannot(file_, "cannot be synced");
-  return end.at;
+  lock_file(fd->get(), LOCK_UN);
+  lock.unlock();
+  if (written && sync == Sync::kNow && !entry.action.empty()) COFFER_CHECK(open_->sync(file_, number, fd));
+  return written;
 }
 
 Result<void> read_audit(
@@ -174,7 +272,7 @@ Result<void> read_audit(
   for (const AuditFile &f : files) {
     Open o{Fd(::open(f.file.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY))};
     if (o.fd.get() < 0 && errno != ENOENT) return cannot(f.file, "cannot be read");
-    if (o.fd.get() >= 0 && !lock(o.fd.get(), LOCK_SH)) return cannot(f.file, "cannot be locked");
+    if (o.fd.get() >= 0 && !lock_file(o.fd.get(), LOCK_SH)) return cannot(f.file, "cannot be locked");
     all.push_back(std::move(o));
   }
   // A writer holds one lock at a time, so all sizes are of one moment; what is there is only added to.
@@ -187,7 +285,7 @@ Result<void> read_audit(
     all[i].size = static_cast<uint64_t>(st.st_size);
   }
   for (const Open &o : all)
-    if (o.fd.get() >= 0) lock(o.fd.get(), LOCK_UN);
+    if (o.fd.get() >= 0) lock_file(o.fd.get(), LOCK_UN);
 
   for (size_t i = 0; i < all.size(); ++i) {
     std::string text;  // what is read and not yet handed out; a line that is far too long is cut into several

@@ -13,6 +13,8 @@
 #include <csignal>
 #include <fstream>
 #include <random>
+#include <set>
+#include <thread>
 
 #include "coffer/base/codec.h"
 #include "coffer/crypto/primitives.h"
@@ -214,6 +216,59 @@ TEST_F(AuditLogTest, EightProcessesAppendAtOnceAndTheChainHolds) {
     ASSERT_EQ(e->number, i + 1);
   }
   EXPECT_THAT(findings(), IsEmpty());
+}
+
+TEST_F(AuditLogTest, ThreadsAppendToOneLogAtOnceAndTheChainHolds) {
+  constexpr int kThreads = 8, kEach = 60;
+  const AuditLog one = log("api");
+  std::vector<std::vector<uint64_t>> numbers(kThreads);
+  {
+    std::vector<std::jthread> threads;
+    for (auto &mine : numbers)
+      threads.emplace_back([&] {
+        for (int i = 0; i < kEach; ++i) {
+          must(one.ready());
+          const auto at =
+              one.append(entry("set", {"A"}), i % 3 ? AuditLog::Sync::kNow : AuditLog::Sync::kLater);
+          must(at);
+          mine.push_back(at->number);
+        }
+      });
+    append("api", 20);  // by another one
+  }
+  std::set<uint64_t> all;
+  for (const auto &mine : numbers) {
+    EXPECT_TRUE(std::ranges::is_sorted(mine));
+    all.insert(mine.begin(), mine.end());
+  }
+  EXPECT_EQ(all.size(), size_t{kThreads * kEach});
+  EXPECT_EQ(lines("api").size(), size_t{kThreads * kEach + 20});
+  EXPECT_THAT(findings(), IsEmpty());
+}
+
+TEST_F(AuditLogTest, ALogThatIsKeptOpenSeesWhatBecomesOfItsFile) {
+  const AuditLog kept = log("api");
+  must(kept.append(entry("set", {"A"})));
+  append("api", 1);  // by another one
+  must(kept.ready());
+  EXPECT_EQ(kept.append(entry("set", {"B"}))->number, 3u);
+  EXPECT_THAT(findings(), IsEmpty());
+  // Moved away, as one does to begin anew; and put back.
+  fs::rename(file("api"), folder_ / "old");
+  must(kept.ready());
+  EXPECT_EQ(kept.append(entry("set", {"C"}))->number, 1u);
+  fs::rename(folder_ / "old", file("api"));
+  EXPECT_EQ(kept.append(entry("set", {"D"}))->number, 4u);
+  EXPECT_THAT(findings(), IsEmpty());
+  // A tail that was cut is not made up for: the chain goes on from what is there.
+  auto all = lines("api");
+  all.pop_back();
+  write("api", all);
+  EXPECT_EQ(kept.append(entry("set", {"E"}))->number, 4u);
+  ::chmod(file("api").c_str(), 0666);
+  EXPECT_THAT(kept.ready().error().message, HasSubstr("can be changed by others"));
+  EXPECT_FALSE(kept.append(entry("set", {"F"})));
+  EXPECT_EQ(lines("api").size(), 4u);
 }
 
 // Long lines, so that a kill can hit in the middle of one.

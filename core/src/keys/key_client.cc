@@ -154,6 +154,8 @@ HostInfo read_host(Decoder &d) {
 
 }  // namespace
 
+bool reports_headers(ByteSpan request) { return static_cast<Verb>(Decoder(request).u8()) == Verb::kAdvance; }
+
 Bytes answer_key_request(Keys &keys, unsigned callers, ByteSpan request) {
   Decoder d(request);
   const auto verb = static_cast<Verb>(d.u8());
@@ -292,14 +294,15 @@ struct KeyClient::Connection {
   template <class F>
   bool all(size_t size, short events, F &&move) {
     for (size_t at = 0; at < size;) {
+      const ssize_t n = move(at, size - at);
+      if (n > 0) {
+        at += static_cast<size_t>(n);
+        continue;
+      }
+      if (n == 0 || (errno != EINTR && errno != EAGAIN)) return false;
       pollfd p{fd, events, 0};
       const int ready = ::poll(&p, 1, kAnswerPatienceMs);
-      if (ready < 0 && errno == EINTR) continue;
-      if (ready <= 0) return false;
-      const ssize_t n = move(at, size - at);
-      if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-      if (n <= 0) return false;
-      at += static_cast<size_t>(n);
+      if (ready == 0 || (ready < 0 && errno != EINTR)) return false;
     }
     return true;
   }

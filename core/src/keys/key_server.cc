@@ -1,14 +1,20 @@
-// One thread, non-blocking sockets: a connection is read until a request is whole, then it is answered.
+// Non-blocking sockets: a connection is read until a request is whole, then it is answered.
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <list>
+#include <mutex>
+#include <optional>
+#include <thread>
 #include <utility>
 
 #include "coffer/base/codec.h"
@@ -31,6 +37,8 @@ using sdk::Fd;
 
 struct Connection {
   Fd fd;
+  uint64_t id = 0;
+  bool at_work = false;  // its request is with Reports
   uid_t uid = 0;
   unsigned callers = 0;
   Bytes in, out;
@@ -38,7 +46,7 @@ struct Connection {
   Clock::time_point since = Clock::now();  // idle, or at this request, since then
 
   bool answering() const { return sent < out.size(); }
-  bool idle() const { return in.empty() && !answering(); }
+  bool idle() const { return in.empty() && !answering() && !at_work; }
   size_t wanted() const {  // bytes of the whole request, as far as is known
     return in.size() < kHead ? kHead : kHead + Decoder(in).u32();
   }
@@ -65,12 +73,85 @@ struct Connection {
   }
 };
 
+// Requests that are answered in threads of their own.
+class Reports {
+ public:
+  struct Job {
+    uint64_t connection = 0;
+    unsigned callers = 0;
+    Bytes bytes;  // the request, then the answer
+  };
+  explicit Reports(std::function<Result<std::unique_ptr<Keys>>()> open) : open_(std::move(open)) {}
+  ~Reports() {
+    {
+      const std::lock_guard lock(mutex_);
+      ends_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread &t : threads_) t.join();
+  }
+  int fd() const { return done_fd_.get(); }  // readable: some are done
+  // False: there is nobody to do it.
+  bool add(Job job) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (todo_.size() >= idle_ && threads_.size() < kMostThreads) {
+        auto service = open_();
+        if (!service && threads_.empty()) return false;
+        if (service) threads_.emplace_back([this, s = *std::move(service)] { work(*s); });
+      }
+      todo_.push_back(std::move(job));
+    }
+    changed_.notify_one();
+    return true;
+  }
+  std::vector<Job> done() {
+    uint64_t count = 0;
+    [[maybe_unused]] const ssize_t n = ::read(done_fd_.get(), &count, sizeof count);
+    const std::lock_guard lock(mutex_);
+    return std::exchange(done_, {});
+  }
+
+ private:
+  static constexpr size_t kMostThreads = 16;
+
+  void work(Keys &service) {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      ++idle_;
+      changed_.wait(lock, [&] { return ends_ || !todo_.empty(); });
+      --idle_;
+      if (ends_) return;
+      Job job = std::move(todo_.front());
+      todo_.pop_front();
+      lock.unlock();
+      job.bytes = answer_key_request(service, job.callers, job.bytes);
+      lock.lock();
+      done_.push_back(std::move(job));
+      const uint64_t one = 1;
+      [[maybe_unused]] const ssize_t n = ::write(done_fd_.get(), &one, sizeof one);
+    }
+  }
+
+  const std::function<Result<std::unique_ptr<Keys>>()> open_;
+  const Fd done_fd_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Job> todo_;
+  std::vector<Job> done_;
+  size_t idle_ = 0;
+  bool ends_ = false;
+  std::vector<std::thread> threads_;
+};
+
 }  // namespace
 
 struct KeyServer::State {
   Config config;
   Keys *keys = nullptr;
   Fd lock, listener;
+  uint64_t last_id = 0;
+  std::optional<Reports> reports;
   std::list<Connection> connections;
 
   ~State() {
@@ -95,7 +176,8 @@ struct KeyServer::State {
     for (auto c = connections.begin(); c != connections.end(); ++c) {
       if (c->uid != peer) continue;
       ++of_user;
-      if (!c->answering() && (oldest == connections.end() || c->since < oldest->since)) oldest = c;
+      if (!c->answering() && !c->at_work && (oldest == connections.end() || c->since < oldest->since))
+        oldest = c;
     }
     if (of_user >= config.connections_per_user) {
       if (oldest == connections.end()) return;
@@ -103,6 +185,7 @@ struct KeyServer::State {
     }
     Connection c;
     c.fd = std::move(fd);
+    c.id = ++last_id;
     c.uid = peer;
     c.callers = callers_of(peer);
     connections.push_back(std::move(c));
@@ -114,18 +197,36 @@ struct KeyServer::State {
     if (!(events & (POLLIN | POLLHUP))) return true;
     if (!c.read()) return false;
     if (c.in.size() < kHead || c.in.size() < c.wanted()) return true;
-    const Bytes answer = answer_key_request(*keys, c.callers, ByteSpan(c.in).subspan(kHead));
+    const ByteSpan request = ByteSpan(c.in).subspan(kHead);
+    if (reports && reports_headers(request) &&
+        reports->add({c.id, c.callers, Bytes(request.begin(), request.end())})) {
+      c.in = {};
+      c.at_work = true;
+      return true;
+    }
+    const Bytes answer = answer_key_request(*keys, c.callers, request);
     c.in = {};
     c.out = Encoder().bytes(answer).take();
     return c.write();
   }
 
+  void answer_reports() {
+    for (const Reports::Job &job : reports->done()) {
+      const auto c = std::ranges::find(connections, job.connection, &Connection::id);
+      if (c == connections.end()) continue;
+      c->at_work = false;
+      c->out = Encoder().bytes(job.bytes).take();
+      if (!c->write()) connections.erase(c);
+    }
+  }
+
   Result<void> run(int stop_fd) {
     for (;;) {
-      std::vector<pollfd> fds = {{stop_fd, POLLIN, 0}, {listener.get(), POLLIN, 0}};
+      std::vector<pollfd> fds = {
+          {stop_fd, POLLIN, 0}, {listener.get(), POLLIN, 0}, {reports ? reports->fd() : -1, POLLIN, 0}};
       bool hurry = false;
       for (const Connection &c : connections) {
-        fds.push_back({c.fd.get(), static_cast<short>(c.answering() ? POLLOUT : POLLIN), 0});
+        fds.push_back({c.at_work ? -1 : c.fd.get(), static_cast<short>(c.answering() ? POLLOUT : POLLIN), 0});
         hurry = hurry || !c.idle();
       }
       const int n = ::poll(fds.data(), fds.size(), hurry ? 1000 : -1);
@@ -133,11 +234,12 @@ struct KeyServer::State {
         return fail(ErrorCode::kInternal, "the key service cannot wait for requests: " + why());
       if (fds[0].revents) return {};
       if (n < 0) continue;
-      size_t i = 2;
+      size_t i = 3;
       for (auto c = connections.begin(); c != connections.end(); ++i) {
-        const bool late = !c->idle() && Clock::now() - c->since > kRequestPatience;
+        const bool late = !c->idle() && !c->at_work && Clock::now() - c->since > kRequestPatience;
         c = !late && (!fds[i].revents || serve(*c, fds[i].revents)) ? std::next(c) : connections.erase(c);
       }
+      if (fds[2].revents) answer_reports();
       if (fds[1].revents) accept();
     }
   }
@@ -168,6 +270,7 @@ Result<KeyServer> KeyServer::listen(Config config, Keys &keys) {
   if (::flock(state->lock.get(), LOCK_EX | LOCK_NB) != 0)
     return fail(ErrorCode::kAlreadyExists, "another key service listens at " + config.socket);
   COFFER_TRY(Fd listener, listen_unix(config.socket, 0666));
+  if (config.beside) state->reports.emplace(config.beside);
   state->config = std::move(config);
   state->listener = std::move(listener);
   return KeyServer(std::move(state));

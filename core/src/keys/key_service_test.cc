@@ -49,9 +49,10 @@ struct Spoil {
 
 // The service behind its socket, for one user who may be everybody.
 struct Served {
-  Served(const std::string &socket, Keys &keys) : client(socket) {
-    auto listening =
-        KeyServer::listen({.socket = socket, .api = {::geteuid()}, .agents = {::geteuid()}}, keys);
+  Served(const std::string &socket, Keys &keys, std::function<Result<std::unique_ptr<Keys>>()> beside)
+      : client(socket) {
+    auto listening = KeyServer::listen(
+        {.socket = socket, .api = {::geteuid()}, .agents = {::geteuid()}, .beside = std::move(beside)}, keys);
     if (!listening) throw std::runtime_error(listening.error().message);
     server.emplace(*std::move(listening));
     thread = std::thread([this] { EXPECT_TRUE(ok(server->run(stop))); });
@@ -119,7 +120,9 @@ class KeyServiceTest : public testing::TestWithParam<const char *> {
     service_.emplace(service());
     keys_ = &*service_;
     if (!std::string_view(GetParam()).ends_with("+socket")) return;
-    served_.emplace(folder_.file("keys.sock"), *service_);
+    served_.emplace(folder_.file("keys.sock"), *service_, [this]() -> Result<std::unique_ptr<Keys>> {
+      return std::make_unique<KeyService>(service());
+    });
     keys_ = &served_->client;
   }
 

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -48,8 +49,9 @@ class AuditLog {
  public:
   enum class Sync { kNow, kLater };
 
-  explicit AuditLog(std::filesystem::path file, std::function<uint64_t()> now = now_ms)
-      : file_(std::move(file)), now_(std::move(now)) {}
+  explicit AuditLog(std::filesystem::path file, std::function<uint64_t()> now = now_ms);
+  AuditLog(AuditLog &&) noexcept;
+  ~AuditLog();
 
   // Asked before something is done that has to be logged: could one more entry be written?  Makes file and
   // folder.  kUnavailable with the remedy; kDataLoss: the log's end is not what an AuditLog has written.
@@ -62,8 +64,10 @@ class AuditLog {
   const std::filesystem::path &file() const { return file_; }
 
  private:
+  struct Open;
   std::filesystem::path file_;
   std::function<uint64_t()> now_;
+  std::unique_ptr<Open> open_;  // the file, as it was when this last wrote
 };
 
 // ---- reading ----

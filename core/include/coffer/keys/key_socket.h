@@ -26,6 +26,8 @@ enum Callers : unsigned {
 
 inline constexpr size_t kLargestKeyRequest = 256u << 20;  // an open carries the records
 
+// It reports headers: what takes a sync of the disk, comes with every write of a vault, and asks for no key.
+bool reports_headers(ByteSpan request);
 // Answers one request.  kPermissionDenied for a verb that none of `callers` may use.
 Bytes answer_key_request(Keys &, unsigned callers, ByteSpan request);
 
@@ -66,18 +68,22 @@ class KeyClient : public Keys {
   std::unique_ptr<Connection> connection_;
 };
 
-// One thread answers all: the service behind it is one thread's anyway, and nobody waits for a slow sender.
+// One thread answers all, so nobody waits for a slow sender; reports of headers are done beside it, so that
+// the disk syncs for many of them at once, and what else is asked does not wait for that.
 class KeyServer {
  public:
   struct Config {
     std::string socket;              // made anew; open to every user of the host
     std::vector<uid_t> api, agents;  // beside these: root and the service's own user are administrators
     size_t connections_per_user = 64;
+    // One more service on the same store, for reports of headers; absent: they are answered like all else.
+    std::function<Result<std::unique_ptr<Keys>>()> beside = {};
   };
   // kInvalidArgument when a user of `api` would be administrator, too: who enrols a host can have everything
   // opened.
   static Result<void> check(const Config &);
   // kAlreadyExists when somebody listens there.
+  // REQUIRES: the service outlives it.
   static Result<KeyServer> listen(Config, Keys &);
   KeyServer(KeyServer &&) noexcept;
   ~KeyServer();  // removes the socket
