@@ -535,7 +535,8 @@ TEST_F(BothWays, ARefusalHasTheSameCodeSentenceAndRemedy) {
   const auto old = sealed(local_.control, app, {{"A", "1"}});
   ASSERT_TRUE(ok(local_.control.rotate(app, false)));
   const std::string before = show(local_.control.apps());
-  for (const std::string name : {"absent"}) {
+  for (const std::string name :
+       {"absent", "", ".", "..", "Web", "a/b", "a b", "a%2fb", "\xff", "-", "web\n", "coffer_abc"}) {
     SCOPED_TRACE(name);
     same([&](Control &c) { return c.app(name); });
     if (name != "absent") same([&](Control &c) { return c.create_app(name); });
