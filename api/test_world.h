@@ -102,6 +102,8 @@ class DiallingHost {
       {
         std::unique_lock lock(mutex_);
         changed_.wait(lock, [&] { return spares_ == 0 || ends_; });
+        // One that was turned away does not come back at once.
+        if (pause_) changed_.wait_for(lock, std::chrono::milliseconds(5), [&] { return ends_; });
         if (ends_) return;
         ++spares_;
       }
@@ -115,6 +117,10 @@ class DiallingHost {
       Session &s = sessions_.emplace_back();
       s.thread = std::thread([this, &s, c = *std::move(connection)]() mutable { run(s, std::move(c)); });
     }
+  }
+  static bool ended(int fd) {
+    char byte;
+    return ::recv(fd, &byte, 1, MSG_PEEK) <= 0;
   }
   void run(Session &session, std::unique_ptr<http::Duplex> connection) {
     auto pair = *MessageSocket::pair();
@@ -130,6 +136,7 @@ class DiallingHost {
     {
       const std::lock_guard lock(mutex_);
       --spares_;
+      pause_ = ended(pair.first.fd());
     }
     changed_.notify_all();
     {
@@ -157,13 +164,14 @@ class DiallingHost {
   std::list<Session> sessions_;
   int spares_ = 0;
   std::atomic<size_t> dialled_{0};
-  bool ends_ = false;
+  bool pause_ = false, ends_ = false;
   std::thread dialler_;
 };
 
 class World {
  public:
-  World() {
+  explicit World(std::chrono::milliseconds with_patience = std::chrono::seconds(5))
+      : patience(with_patience) {
     for (const char *name : {"keys", "agent", "runtime"}) fakes::fs::create_directory(folder.path() / name);
     EXPECT_TRUE(ok(Vault::initialize(*storage("vault"))));
     identity = *KeyService::initialize(*storage("keys"), *kms());
@@ -231,7 +239,8 @@ class World {
     changed_.emplace();
     hub_.emplace(HostHub::Config{.admit = std::ref(*admission_),
                                  .came = {},
-                                 .changed = [this](const std::string &m) { changed_->notify(m); }});
+                                 .changed = [this](const std::string &m) { changed_->notify(m); },
+                                 .patience = patience});
     auto server =
         http::Server::start({.unix_path = api_socket()},
                             handler({.seats = &*seats_,
@@ -297,6 +306,10 @@ class World {
         },
         *machine_changes_);
   }
+  void await_host() {
+    const auto end = http::Clock::now() + kPatience;
+    while (!hub_->host()) ASSERT_LT(http::Clock::now(), end);
+  }
   void stop_host() {
     if (!host_) return;
     machine_changes_->end();
@@ -328,7 +341,9 @@ class World {
   PublicKey identity{};
   fakes::Instances machines{folder.path() / "runtime"};
   const AuditLog audit{folder.path() / "audit" / "api.log"};
-  bool accept_plaintext = false, relay_keys = false;  // for the next start_api()
+  // For the next start_api().
+  bool accept_plaintext = false, relay_keys = false;
+  std::chrono::milliseconds patience;  // with a host that has gone
 
  private:
   const int stop_keys_ = ::eventfd(0, EFD_CLOEXEC);
