@@ -55,7 +55,7 @@ class WorkTest : public testing::Test {
             answered_.open();
             return a ? *a : Response::error(500, a.error().message);
           };
-          const auto body = [shared, work] { return work(*shared); };
+          const auto body = [w = shared.get(), work] { return work(*w); };
           if (r.path.front() == "answer") {
             shared->begin(body);
             return told(shared->wait(context));
