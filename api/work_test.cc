@@ -52,18 +52,21 @@ class WorkTest : public testing::Test {
         [this, work](const Request &r, Context &context) {
           const auto shared = std::make_shared<Work>();
           const auto told = [this](const Answer &a) {
+            answer_ = a ? a->body : a.error().message;
             answered_.open();
             return a ? *a : Response::error(500, a.error().message);
           };
           const auto body = [w = shared.get(), work] { return work(*w); };
           if (r.path.front() == "answer") {
             shared->begin(body);
+            let_go(context);
             return told(shared->wait(context));
           }
-          if (r.path.front() == "quick") return Response::json("\"quick\"");
+          if (r.path.front() == "quick") return Response::json("{\"quick\":true}");
           Response out;
-          out.stream = [shared, body, told](Context &c, Writer &to) {
+          out.stream = [this, shared, body, told](Context &c, Writer &to) {
             shared->begin(body);
+            let_go(c);
             const auto end = told(shared->wait(c, [&](const std::string &lines) { return to.write(lines); }));
             to.write("end " + end.body + "\n");
           };
@@ -77,6 +80,13 @@ class WorkTest : public testing::Test {
     go_.open();
     if (server_) server_->stop();
   }
+  // Where the test wants that: the client is known to have gone before its request waits.
+  void let_go(Context &context) {
+    if (!leaves_) return;
+    http::Signal never;
+    EXPECT_EQ(context.wait(never, never.count(), http::Clock::now() + kPatience), http::Woken::kGone);
+    gone_.open();
+  }
   Raw get(const std::string &path) {
     Raw raw = Raw::to_unix(folder_.file("sock"));
     EXPECT_TRUE(raw.send("GET /" + path + " HTTP/1.1\r\nHost: x\r\n\r\n"));
@@ -84,7 +94,9 @@ class WorkTest : public testing::Test {
   }
 
   const fakes::Folder folder_;
-  Gate begun_, go_, finished_, answered_;
+  std::string answer_;  // written before answered_
+  bool leaves_ = false;
+  Gate begun_, gone_, go_, finished_, answered_;
   std::unique_ptr<http::Server> server_;
 };
 
@@ -130,8 +142,14 @@ TEST_F(WorkTest, WhoWaitsForItHoldsNoWorker) {
   });
   Raw slow = get("answer");
   ASSERT_TRUE(begun_.pass());
-  Raw quick = get("quick");
-  ASSERT_TRUE(quick.read_until("\"quick\""));
+  // Until it waits, it has the one place that there is: 503.
+  const auto end = http::Clock::now() + kPatience;
+  for (int status = 0; status != 200;) {
+    ASSERT_LT(http::Clock::now(), end);
+    Raw quick = get("quick");
+    ASSERT_TRUE(quick.read_until("}"));
+    status = quick.status();
+  }
   EXPECT_FALSE(slow.readable(std::chrono::milliseconds(0)));
   go_.open();
   ASSERT_TRUE(slow.read_until("\"done\""));
@@ -141,6 +159,7 @@ class GoneTest : public WorkTest, public testing::WithParamInterface<const char 
 INSTANTIATE_TEST_SUITE_P(, GoneTest, testing::Values("answer", "lines"));
 
 TEST_P(GoneTest, ItIsDoneToItsEndWhenNobodyListensAnyMore) {
+  leaves_ = true;
   start([this](Work &w) -> Answer {
     begun_.open();
     go_.pass();
@@ -151,10 +170,12 @@ TEST_P(GoneTest, ItIsDoneToItsEndWhenNobodyListensAnyMore) {
   Raw raw = get(GetParam());
   ASSERT_TRUE(begun_.pass());
   raw.close();
+  ASSERT_TRUE(gone_.pass());
   EXPECT_FALSE(answered_.is_open());
   go_.open();
   ASSERT_TRUE(finished_.pass());
   ASSERT_TRUE(answered_.pass());
+  EXPECT_EQ(answer_, "\"done\"");  // not the end of the wait
 }
 
 TEST_P(GoneTest, TheEndOfTheServerWaitsForIt) {
@@ -171,7 +192,8 @@ TEST_P(GoneTest, TheEndOfTheServerWaitsForIt) {
   go_.open();
   stopping.join();
   EXPECT_TRUE(finished_.is_open());
-  EXPECT_TRUE(answered_.is_open());
+  ASSERT_TRUE(answered_.is_open());
+  EXPECT_EQ(answer_, "\"done\"");
 }
 
 }  // namespace
