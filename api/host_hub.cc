@@ -10,7 +10,6 @@
 namespace coffer::api {
 namespace {
 using namespace std::chrono_literals;
-constexpr auto kPatience = 5s;         // an agent dials again in less
 constexpr auto kReader = 60s;          // an agent that takes nothing is dead
 constexpr size_t kMostSpares = 8;      // above, a session ends with its request
 constexpr size_t kMostStrangers = 32;  // above, who connects is sent away
@@ -130,7 +129,7 @@ void HostHub::give_back(Spare spare) {
 }
 
 Result<HostHub::Spare> HostHub::take(const std::optional<PublicKey> &which) {
-  const auto end = http::Clock::now() + kPatience;
+  const auto end = http::Clock::now() + config_.patience;
   std::unique_lock lock(mutex_);
   for (;;) {
     const auto fits = [&](const Spare &s) { return !which || s.host == *which; };
@@ -145,7 +144,7 @@ Result<HostHub::Spare> HostHub::take(const std::optional<PublicKey> &which) {
       at = spares_.begin();
     }
     // An agent that was there is waited for, and one that never was is not.
-    const auto until = sessions_ ? end : std::min(end, last_seen_ + kPatience);
+    const auto until = sessions_ ? end : std::min(end, last_seen_ + config_.patience);
     if (ends_ || changed_.wait_until(lock, until) == std::cv_status::timeout)
       return fail(ErrorCode::kUnavailable,
                   which ? "this host's agent is not connected" : "no host's agent is connected",

@@ -21,6 +21,7 @@ class HostHub {
     std::function<void()> came;  // a host is there and none was: in a thread of the hub
     // A Machine may have changed; "": any may have.  In a thread of the hub.
     std::function<void(const std::string &machine)> changed;
+    std::chrono::milliseconds patience{5000};  // with an agent that has gone: it dials again in less
   };
   explicit HostHub(Config);
   ~HostHub();  // REQUIRES: nobody is in serve() or host() any more

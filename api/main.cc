@@ -3,10 +3,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#include <mutex>
-#include <set>
-
 #include "../cli/home.h"
+#include "admission.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
 #include "coffer/config/engine_config.h"
@@ -42,45 +40,6 @@ constexpr char kHelp[] =
     "made with\n"
     "`coffer token create` in this home.\n";
 
-// Which hosts the key service knows, as of a second ago at most.  While it is away, those that it has named
-// before.
-class Admission {
- public:
-  explicit Admission(std::string socket) : keys_(std::move(socket)) {}
-  Result<void> operator()(const PublicKey &host) {
-    if (knows(host, std::chrono::seconds(1))) return {};
-    std::unique_lock asking(asking_, std::try_to_lock);
-    if (!asking.owns_lock()) {  // somebody is: nobody who was known waits for that
-      if (knows(host, std::chrono::hours(1))) return {};
-      asking.lock();
-      if (knows(host, std::chrono::seconds(1))) return {};
-    }
-    const auto all = keys_.hosts();
-    if (!all && all.error().code == ErrorCode::kUnavailable && knows(host, http::Clock::duration::max()))
-      return {};
-    if (!all) return std::unexpected(all.error());
-    const std::lock_guard lock(mutex_);
-    asked_ = http::Clock::now();
-    known_.clear();
-    for (const HostInfo &h : *all)
-      if (!h.revoked) known_.insert(h.key);
-    if (known_.contains(host)) return {};
-    return fail(ErrorCode::kPermissionDenied, "it is not enrolled with the key service",
-                "`coffer host enroll NAME`, then `coffer host join NAME` on the host.");
-  }
-
- private:
-  bool knows(const PublicKey &host, http::Clock::duration age) {
-    const std::lock_guard lock(mutex_);
-    return known_.contains(host) && http::Clock::now() - asked_ <= age;
-  }
-  std::mutex asking_;  // keys_
-  KeyClient keys_;
-  std::mutex mutex_;
-  std::set<PublicKey> known_;
-  http::Clock::time_point asked_{};
-};
-
 Result<void> serve(const std::string &engine) {
   COFFER_TRY(const cli::Home home, cli::Home::find(engine));
   COFFER_TRY(const EngineConfig config, read_engine_config(home.engine_file()));
@@ -113,7 +72,7 @@ Result<void> serve(const std::string &engine) {
 
   const int stop_fd = stop_signals();
 
-  Admission admission(config.keys_socket.string());
+  api::Admission admission(config.keys_socket.string());
   api::HostHub *connected = nullptr;
   // What was cut off while no host was there: by the end of an agent, of this API, or of both.
   const auto finish_cut_off = [&] {

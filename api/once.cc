@@ -2,7 +2,6 @@
 
 #include <atomic>
 
-#include "coffer/base/clock.h"
 #include "coffer/base/codec.h"
 #include "coffer/crypto/primitives.h"
 #include "coffer/format/magic.h"
@@ -43,20 +42,22 @@ Result<Remembered> decode(ByteSpan bytes) {
 
 }  // namespace
 
-Once::Once(const Storage &storage, const TokenId &token, std::string_view key, const Hash &request)
+Once::Once(const Storage &storage, const TokenId &token, std::string_view key, const Hash &request,
+           std::function<uint64_t()> clock)
     : storage_(storage),
       key_(hex(sha256(Encoder().raw(token).text(key).take()))),
       request_(request),
+      clock_(std::move(clock)),
       owner_(worker_identity()) {}
 
 Result<std::optional<http::Response>> Once::begin() {
   for (;;) {
     COFFER_TRY(const auto stored, storage_.get(kSpace, key_));
-    created_ms_ = now_ms();
+    created_ms_ = clock_();
     cut_off_ = 0;
     if (stored) {
       COFFER_TRY(const Remembered r, decode(stored->value));
-      const bool old = now_ms() - r.created_ms > kRememberedMs;
+      const bool old = clock_() - r.created_ms > kRememberedMs;
       if (!old && r.request != request_)
         return fail(ErrorCode::kInvalidArgument, "the Idempotency-Key was that of another request",
                     "Use a new key for each request.");
@@ -110,7 +111,7 @@ Result<void> Once::end(const Result<http::Response> &answer) {
 Result<void> Once::forget_old() const {
   constexpr uint64_t kEach = 60 * 60 * 1000;
   static std::atomic<uint64_t> last{0};
-  uint64_t before = last, now = now_ms();
+  uint64_t before = last, now = clock_();
   if (now - before < kEach || !last.compare_exchange_strong(before, now)) return {};
   std::vector<std::string> old;
   const size_t most = storage_.limits().max_ops;

@@ -6,6 +6,7 @@
 #ifndef COFFER_API_ONCE_H
 #define COFFER_API_ONCE_H
 
+#include "coffer/base/clock.h"
 #include "coffer/base/process.h"
 #include "coffer/plugin_host/storage.h"
 #include "coffer/tokens/authority.h"
@@ -19,7 +20,8 @@ inline constexpr uint64_t kRememberedMs = 24 * 60 * 60 * 1000;
 class Once {
  public:
   // REQUIRES: `storage` outlives it.
-  Once(const Storage &storage, const TokenId &token, std::string_view key, const Hash &request);
+  Once(const Storage &storage, const TokenId &token, std::string_view key, const Hash &request,
+       std::function<uint64_t()> clock = now_ms);
   // An answer: this was asked before.  Nothing: it is now ours to do.  kAborted: somebody is doing it;
   // kInvalidArgument: the key was another request's.
   Result<std::optional<http::Response>> begin();
@@ -34,6 +36,7 @@ class Once {
   const Storage &storage_;
   const std::string key_;
   const Hash request_;
+  const std::function<uint64_t()> clock_;
   uint64_t created_ms_ = 0;
   uint32_t cut_off_ = 0;  // so many times
   const std::shared_ptr<const std::string> owner_;

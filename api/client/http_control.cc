@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "coffer/base/names.h"
+
 namespace coffer::api {
 namespace {
 
@@ -10,7 +12,9 @@ constexpr uint64_t kLongestWait = 60;
 std::string path(const App &app, std::string_view rest = {}) {
   return "/v1/apps/" + http::escaped(app.name()) + std::string(rest);
 }
-std::string path_of(const App &app, std::string_view machine, std::string_view rest = {}) {
+// What no Machine is called is not asked for: it may be no segment of a path, or lead elsewhere.
+Result<std::string> path_of(const App &app, std::string_view machine, std::string_view rest = {}) {
+  if (!valid_app_name(machine)) return std::unexpected(no_machine(app, machine));
   return path(app, "/machines/" + http::escaped(machine) + std::string(rest));
 }
 
@@ -76,6 +80,7 @@ Result<std::vector<AppSummary>> HttpControl::apps() {
 }
 
 Result<App> HttpControl::app(std::string_view name) {
+  COFFER_CHECK(check_app_name(name));
   COFFER_TRY(App out, api_.ask<App>("/v1/apps/" + http::escaped(name) + "/key", read_key));
   const auto payload = open_signed(out.signed_key, kAppKeyLabel, {&api_.config().identity, 1});
   auto key = payload ? decode_app_key(*payload) : Result<AppKeyRecord>(std::unexpected(payload.error()));
@@ -91,6 +96,7 @@ Result<App> HttpControl::app(std::string_view name) {
 }
 
 Result<App> HttpControl::create_app(std::string_view name) {
+  COFFER_CHECK(check_app_name(name));
   JsonWriter j;
   j.begin_object().field("name", name).end_object();
   COFFER_CHECK(api_.ask("POST", "/v1/apps", j.str(), nothing));
@@ -148,7 +154,8 @@ Result<std::vector<MachineSummary>> HttpControl::machines(const App &a) {
   return api_.ask<std::vector<MachineSummary>>(path(a, "/machines"), list<MachineSummary, read_machine>);
 }
 Result<MachineSummary> HttpControl::machine(const App &a, std::string_view id) {
-  return api_.ask<MachineSummary>(path_of(a, id), read_machine);
+  COFFER_TRY(const std::string at, path_of(a, id));
+  return api_.ask<MachineSummary>(at, read_machine);
 }
 Result<Control::Booted> HttpControl::run(const App &a, MachineConfig config, bool pull) {
   JsonWriter j;
@@ -158,17 +165,21 @@ Result<Control::Booted> HttpControl::run(const App &a, MachineConfig config, boo
   return api_.work<Booted>(path(a, "/machines"), j.str(), read_booted);
 }
 Result<Control::Booted> HttpControl::start(const App &a, std::string_view id) {
-  return api_.work<Booted>(path_of(a, id, "/start"), "", read_booted);
+  COFFER_TRY(const std::string at, path_of(a, id, "/start"));
+  return api_.work<Booted>(at, "", read_booted);
 }
 Result<MachineSummary> HttpControl::stop(const App &a, std::string_view id) {
-  return api_.work<MachineSummary>(path_of(a, id, "/stop"), "", read_machine);
+  COFFER_TRY(const std::string at, path_of(a, id, "/stop"));
+  return api_.work<MachineSummary>(at, "", read_machine);
 }
 Result<void> HttpControl::destroy(const App &a, std::string_view id) {
-  return api_.work("DELETE", path_of(a, id), "", nothing);
+  COFFER_TRY(const std::string at, path_of(a, id));
+  return api_.work("DELETE", at, "", nothing);
 }
 
 Result<MachineSummary> HttpControl::wait(const App &a, std::string_view id, State wanted, uint64_t timeout_s,
                                          int) {
+  COFFER_TRY(const std::string at, path_of(a, id, "/wait?state=" + std::string(to_string(wanted))));
   const auto begin = http::Clock::now();
   const auto passed = [&] {
     return static_cast<uint64_t>(
@@ -177,10 +188,8 @@ Result<MachineSummary> HttpControl::wait(const App &a, std::string_view id, Stat
   for (;;) {
     uint64_t seconds = kLongestWait;
     if (timeout_s) seconds = std::min(kLongestWait, timeout_s - std::min(timeout_s, passed()));
-    auto m = api_.ask<MachineSummary>(
-        path_of(a, id,
-                "/wait?state=" + std::string(to_string(wanted)) + "&timeout=" + std::to_string(seconds)),
-        wanted == State::kDestroyed ? read_gone : read_machine);
+    auto m = api_.ask<MachineSummary>(at + "&timeout=" + std::to_string(seconds),
+                                      wanted == State::kDestroyed ? read_gone : read_machine);
     if (m || m.error().code != ErrorCode::kDeadlineExceeded) return m;
     if (timeout_s && passed() >= timeout_s) return m;
   }
@@ -188,14 +197,16 @@ Result<MachineSummary> HttpControl::wait(const App &a, std::string_view id, Stat
 
 Result<void> HttpControl::logs(const App &a, std::string_view id, const LogQuery &query,
                                const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) {
-  return api_.stream(path_of(a, id, "/logs"), [&](HostClient &c) { return c.logs({}, query, each); });
+  COFFER_TRY(const std::string at, path_of(a, id, "/logs"));
+  return api_.stream(at, [&](HostClient &c) { return c.logs({}, query, each); });
 }
 
 Result<int32_t> HttpControl::exec(const App &a, std::string_view id, const std::vector<std::string> &argv,
                                   const std::function<bool(uint32_t, ByteSpan)> &out,
                                   const std::function<int64_t(std::span<uint8_t>)> &in, int in_fd) {
+  COFFER_TRY(const std::string at, path_of(a, id, "/exec"));
   int32_t code = 0;
-  COFFER_CHECK(api_.stream(path_of(a, id, "/exec"), [&](HostClient &c) -> Result<void> {
+  COFFER_CHECK(api_.stream(at, [&](HostClient &c) -> Result<void> {
     COFFER_TRY(code, c.exec({}, argv, out, in, in_fd));
     return {};
   }));

@@ -77,14 +77,18 @@ Result<MachineStatus> Deployer::look(const App &app, const StoredMachine &m, Ask
   return status;
 }
 
+Error no_machine(const App &app, std::string_view id_or_name) {
+  return {ErrorCode::kNotFound, "App " + app.name() + " has no Machine " + std::string(id_or_name),
+          "See `coffer machine list -a " + app.name() + "`."};
+}
+
 Result<MachineStatus> Deployer::machine(const App &app, std::string_view id_or_name) {
   COFFER_TRY(std::vector<MachineStatus> all, machines(app));
   for (MachineStatus &m : all)
     if (m.stored.record.id == id_or_name) return std::move(m);
   for (MachineStatus &m : all)
     if (m.stored.record.name == id_or_name) return std::move(m);
-  return fail(ErrorCode::kNotFound, "App " + app.name() + " has no Machine " + std::string(id_or_name),
-              "See `coffer machine list -a " + app.name() + "`.");
+  return std::unexpected(no_machine(app, id_or_name));
 }
 
 // A creation is acknowledged when its Machine has started; until then its lease is held by the creating

@@ -21,6 +21,11 @@ std::unexpected<Error> missing(std::string what) {
               "Run `coffer vault check`, then restore a backup.");
 }
 
+std::unexpected<Error> rotated_meanwhile(const App &app) {
+  return fail(ErrorCode::kAborted, app_context(app.name()) + ": its key was rotated meanwhile",
+              "Try again: what was sealed for the old key is not stored.");
+}
+
 std::unexpected<Error> moved(const Stored &marker) {
   return fail(ErrorCode::kFailedPrecondition, "this vault was moved to " + std::string(as_text(marker.value)),
               "Use the engine config that belongs to the new vault.");
@@ -414,6 +419,7 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
                              const std::function<Result<void>(const Manifest &)> &accept) {
   for (const SealedSecret &s : set) {
     COFFER_TRY(const Record record, decode_record(s.record));
+    if (record.epoch < app.key.epoch) return rotated_meanwhile(app);
     if (record.epoch != app.key.epoch || sha256(s.record) != s.hash)
       return fail(ErrorCode::kInvalidArgument,
                   "secret " + s.name + " was not sealed for the App's current key");
@@ -461,9 +467,7 @@ Result<Written> Vault::write(const App &app, const std::vector<SealedSecret> &se
     COFFER_TRY(auto done, commit_after(app, old, std::move(next), std::move(named)));
     if (!done) {  // somebody was faster: again, on their head
       COFFER_TRY(const auto key, storage_.get(space, layout::kKeyKey));
-      if (!fresh.empty() && (!key || key->revision != app.key_revision))
-        return fail(ErrorCode::kAborted, app_context(app.name()) + ": its key was rotated meanwhile",
-                    "Try again: what was sealed for the old key is not stored.");
+      if (!fresh.empty() && (!key || key->revision != app.key_revision)) return rotated_meanwhile(app);
       continue;
     }
     out.manifest = *std::move(done);

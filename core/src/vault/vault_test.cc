@@ -317,6 +317,11 @@ TEST_F(VaultTest, ASecretSealedForAnotherKeyIsRefused) {
   auto sealer = Sealer::create(old, credential());
   const std::vector<SealedSecret> stale = {*sealer->seal("A", secret("1"))};
   EXPECT_THAT(vault_.write(app_, stale, {}, "ann"), Fails(ErrorCode::kInvalidArgument, "secret A"));
+  // Of a key that was replaced after it was asked for: whoever sealed may seal again.
+  App newer = app_;
+  newer.key.epoch = 2;
+  EXPECT_THAT(vault_.write(newer, seal(app_, {{"A", "1"}}), {}, "ann"),
+              Fails(ErrorCode::kAborted, "its key was rotated meanwhile"));
   std::vector<SealedSecret> other_hash = seal(app_, {{"A", "1"}});
   other_hash.front().hash[0] ^= 1;
   EXPECT_THAT(vault_.write(app_, other_hash, {}, "ann"), Fails(ErrorCode::kInvalidArgument, "secret A"));

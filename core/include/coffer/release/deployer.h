@@ -54,6 +54,9 @@ struct SecretView {
   SecretStatus status;
 };
 
+// kNotFound: the App has no Machine of that id or name.
+Error no_machine(const App &, std::string_view id_or_name);
+
 // The Machine is booted anew when its App is rolled out.
 bool to_be_rolled_out(const MachineStatus &);
 
