@@ -21,7 +21,7 @@ int daemon_main(int argc, char **argv, const char *name, const char *help,
   // Each thread has an arena of its own otherwise, and what a burst of requests took stays with them.
   ::mallopt(M_ARENA_MAX, 2);
   // Else each request gives its memory back to the system, to ask for it again.
-  ::mallopt(M_TRIM_THRESHOLD, 4 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 1 << 20);
   occupy_standard_streams();
   harden_process();
   set_log_level(LogLevel::kInfo);

@@ -40,6 +40,7 @@ using coffer::sdk::view;
 constexpr int kApplicationId = 0x43464652;  // "CFFR"
 constexpr int kSchema = 1;
 constexpr int kCheckpointPages = 128;
+constexpr int kCacheKb = 8000;
 constexpr uint64_t kDefaultPatienceNs = 30'000'000'000;  // for a call without a deadline
 
 // A record's space and key lead its row and the rows of a space lie side by side in key order.  `head` counts
@@ -201,7 +202,8 @@ class Connection {
     const Call *const before_;
   };
 
-  Connection(const Call &call, const std::string &path, bool read_only)
+  // `cache_kb`: of pages that are kept.
+  Connection(const Call &call, const std::string &path, bool read_only, int cache_kb)
       : db_(path, (read_only ? SQLite::OPEN_READONLY : SQLite::OPEN_READWRITE) | SQLite::OPEN_NOMUTEX |
                       SQLite::OPEN_NOFOLLOW) {
     sqlite3 *raw = db_.getHandle();
@@ -221,7 +223,7 @@ class Connection {
       refuse(COFFER_FAILED_PRECONDITION, named(path) + " was written by a newer version (schema " +
                                              std::to_string(schema) + "); upgrade Coffer");
     if (schema < kSchema) refuse(COFFER_DATA_LOSS, named(path) + " is damaged; restore it from a backup");
-    db_.exec("PRAGMA synchronous=FULL; PRAGMA cache_size=-8000");
+    db_.exec("PRAGMA synchronous=FULL; PRAGMA cache_size=-" + std::to_string(cache_kb));
   }
 
   SQLite::Database &db() { return db_; }
@@ -351,7 +353,7 @@ class Shared {
       if (!shared) known = shared = std::make_shared<Shared>(path);
     }
     const std::lock_guard lock(shared->mutex_);
-    if (!shared->main_) shared->main_.emplace(call, path, false);
+    if (!shared->main_) shared->main_.emplace(call, path, false, kCacheKb);
     return shared;
   }
 
@@ -391,7 +393,7 @@ class Shared {
     };
     if (const Lease leased = lease()) return from(*leased);
     const std::lock_guard lock(reading_);
-    if (!reader_) reader_.emplace(call, path_, false);
+    if (!reader_) reader_.emplace(call, path_, false, kCacheKb / 4);
     return from(*reader_);
   }
 
@@ -637,7 +639,7 @@ class StorageSqlite final : public coffer::sdk::Storage {
 
   // A connection of this instance alone: for reading only, or while the one that is shared is in use.
   Connection &own(const Call &call) {
-    if (!own_) own_.emplace(call, path_, read_only_);
+    if (!own_) own_.emplace(call, path_, read_only_, read_only_ ? kCacheKb : kCacheKb / 16);
     return *own_;
   }
 
