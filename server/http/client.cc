@@ -11,9 +11,12 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <mutex>
+#include <optional>
 
 #include "coffer/posix.hpp"
 #include "server/http/listen.h"
+#include "server/http/tls.h"
 
 namespace coffer::http {
 namespace {
@@ -25,15 +28,13 @@ bool closes(const AnswerHead &head) {
   return connection && (*connection == "close" || *connection == "Close");
 }
 
-}  // namespace
-
-struct Client::Limit {
+struct Limit {
   Clock::time_point end;
   int cancel_fd;
 };
 
 // A connection and the bytes of it that nobody has taken yet.
-class Client::Link {
+class Link {
  public:
   explicit Link(std::unique_ptr<Channel> c) : channel_(std::move(c)) {}
 
@@ -89,12 +90,32 @@ class Client::Link {
   size_t taken_ = 0;
 };
 
-Client::Client(ClientConfig config) : config_(std::move(config)) {}
-Client::~Client() = default;
+class OwnClient : public Client {
+ public:
+  explicit OwnClient(ClientConfig config) : config_(std::move(config)) {}
+  Result<void> read_url();
 
-Result<std::unique_ptr<Client>> Client::open(ClientConfig config) {
-  std::unique_ptr<Client> client(new Client(std::move(config)));
-  const std::string &url = client->config_.url;
+  Result<Answer> call(const Call &) override;
+  Result<Answer> stream(const Call &, const Sink &) override;
+  Result<Answer> lines(const Call &, const Sink &) override;
+  Result<std::unique_ptr<Duplex>> upgrade(const Call &, Answer &refused) override;
+
+ private:
+  Result<std::unique_ptr<Link>> connect(const Limit &) const;
+  Result<std::unique_ptr<Link>> ask(const Call &, bool upgrade, Limit &, AnswerHead &);
+  Result<void> read_body(Link &, const Call &, const AnswerHead &, Limit &, const Sink &) const;
+  void keep(std::unique_ptr<Link>);
+  Error broken() const;
+
+  ClientConfig config_;
+  std::string unix_path_, host_, port_;
+  std::optional<Tls> tls_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Link>> idle_;
+};
+
+Result<void> OwnClient::read_url() {
+  const std::string &url = config_.url;
   const auto bad = [](std::string why) {
     return fail(ErrorCode::kInvalidArgument, "the server's URL " + why,
                 "Give unix:///PATH, http://127.0.0.1:PORT or https://HOST:PORT.");
@@ -104,8 +125,8 @@ Result<std::unique_ptr<Client>> Client::open(ClientConfig config) {
     rest.remove_prefix(7);
     if (!rest.starts_with('/') || rest.size() >= sizeof(sockaddr_un::sun_path))
       return bad("is no absolute path of at most 107 bytes");
-    client->unix_path_ = rest;
-    return client;
+    unix_path_ = rest;
+    return {};
   }
   const bool tls = rest.starts_with("https://");
   if (!tls && !rest.starts_with("http://")) return bad("has no scheme that is known here");
@@ -114,29 +135,29 @@ Result<std::unique_ptr<Client>> Client::open(ClientConfig config) {
   if (rest.empty() || rest.find_first_of("/?#@ ") != rest.npos) return bad("is not just a host and a port");
   const size_t colon = rest.rfind(':');
   const bool has_port = colon != rest.npos && rest.find(']', colon) == rest.npos;
-  client->port_ = has_port ? rest.substr(colon + 1) : tls ? "443" : "80";
+  port_ = has_port ? rest.substr(colon + 1) : tls ? "443" : "80";
   std::string_view host = rest.substr(0, has_port ? colon : rest.npos);
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
-  client->host_ = host;
+  host_ = host;
   uint16_t number = 0;
-  const char *const end = client->port_.data() + client->port_.size();
-  if (const auto [at, error] = std::from_chars(client->port_.data(), end, number);
+  const char *const end = port_.data() + port_.size();
+  if (const auto [at, error] = std::from_chars(port_.data(), end, number);
       error != std::errc{} || at != end || number == 0 || host.empty())
     return bad("is not just a host and a port");
   if (tls) {
-    COFFER_TRY(Tls context, Tls::client(client->config_.ca_file));
-    client->tls_ = std::make_unique<Tls>(std::move(context));
+    COFFER_TRY(Tls context, Tls::client(config_.ca_file));
+    tls_ = std::move(context);
   } else if (host != "localhost" && host != "::1" && !host.starts_with("127.")) {
     return bad("would send tokens in clear over a network: http:// is for loopback only");
   }
-  return client;
+  return {};
 }
 
-Error Client::broken() const {
+Error OwnClient::broken() const {
   return {ErrorCode::kUnavailable, "the connection to " + config_.url + " broke"};
 }
 
-Result<std::unique_ptr<Client::Link>> Client::connect(const Limit &limit) const {
+Result<std::unique_ptr<OwnClient::Link>> OwnClient::connect(const Limit &limit) const {
   const auto none = [&](int error) -> std::unexpected<Error> {
     if (error == EACCES || error == EPERM)
       return fail(ErrorCode::kPermissionDenied, config_.url + " is not open to this user");
@@ -178,13 +199,13 @@ Result<std::unique_ptr<Client::Link>> Client::connect(const Limit &limit) const 
       return std::unexpected(std::move(waited).error());
   }
   if (unix_path_.empty()) tune_tcp(fd.get());
-  auto channel = tls_ ? tls_->connect(fd.release(), host_) : std::make_unique<Channel>(fd.release(), nullptr);
+  auto channel = tls_ ? tls_->connect(fd.release(), host_) : std::make_unique<Channel>(fd.release());
   if (!channel) return none(ENOMEM);
   return std::make_unique<Link>(std::move(channel));
 }
 
-Result<std::unique_ptr<Client::Link>> Client::ask(const Call &call, bool upgrade, Limit &limit,
-                                                  AnswerHead &head) {
+Result<std::unique_ptr<OwnClient::Link>> OwnClient::ask(const Call &call, bool upgrade, Limit &limit,
+                                                        AnswerHead &head) {
   Headers headers;
   headers.add("Host", host_.empty()         ? "coffer"
                       : host_.contains(':') ? "[" + host_ + "]:" + port_
@@ -252,8 +273,8 @@ Result<std::unique_ptr<Client::Link>> Client::ask(const Call &call, bool upgrade
 
 // The body's bytes to `sink`, until its end; a body that ends early is kDataLoss.  kAborted: `sink` wants no
 // more.
-Result<void> Client::read_body(Link &link, const Call &call, const AnswerHead &head, Limit &limit,
-                               const Sink &sink) const {
+Result<void> OwnClient::read_body(Link &link, const Call &call, const AnswerHead &head, Limit &limit,
+                                  const Sink &sink) const {
   if (call.method == "HEAD" || head.status == 204 || head.status == 304) return {};
   const auto cut = [&] { return fail(ErrorCode::kDataLoss, "the answer of " + config_.url + " is cut"); };
   const auto pass = [&](std::string_view piece) -> Result<void> {
@@ -321,7 +342,7 @@ Result<void> Client::read_body(Link &link, const Call &call, const AnswerHead &h
   return {};
 }
 
-void Client::keep(std::unique_ptr<Link> link) {
+void OwnClient::keep(std::unique_ptr<Link> link) {
   const std::lock_guard lock(mutex_);
   if (idle_.size() < kMostIdle) idle_.push_back(std::move(link));
 }
@@ -333,9 +354,9 @@ bool is_delimited(const Call &call, const AnswerHead &head) {
 }
 }  // namespace
 
-Result<Answer> Client::call(const Call &call) { return stream(call, {}); }
+Result<Answer> OwnClient::call(const Call &call) { return stream(call, {}); }
 
-Result<Answer> Client::stream(const Call &call, const Sink &sink) {
+Result<Answer> OwnClient::stream(const Call &call, const Sink &sink) {
   Limit limit{Clock::now() + call.timeout, call.cancel_fd};
   AnswerHead head;
   COFFER_TRY(auto link, ask(call, false, limit, head));
@@ -360,7 +381,7 @@ Result<Answer> Client::stream(const Call &call, const Sink &sink) {
   return answer;
 }
 
-Result<Answer> Client::lines(const Call &call, const Sink &sink) {
+Result<Answer> OwnClient::lines(const Call &call, const Sink &sink) {
   WipedBytes rest;
   bool too_long = false;
   auto answer = stream(call, [&](std::string_view piece) {
@@ -377,7 +398,7 @@ Result<Answer> Client::lines(const Call &call, const Sink &sink) {
   return answer;
 }
 
-Result<std::unique_ptr<Duplex>> Client::upgrade(const Call &call, Answer &refused) {
+Result<std::unique_ptr<Duplex>> OwnClient::upgrade(const Call &call, Answer &refused) {
   Limit limit{Clock::now() + call.timeout, call.cancel_fd};
   AnswerHead head;
   COFFER_TRY(auto link, ask(call, true, limit, head));
@@ -390,6 +411,14 @@ Result<std::unique_ptr<Duplex>> Client::upgrade(const Call &call, Answer &refuse
   }));
   refused.headers = std::move(head.headers);
   return nullptr;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Client>> Client::open(ClientConfig config) {
+  auto client = std::make_unique<OwnClient>(std::move(config));
+  COFFER_CHECK(client->read_url());
+  return client;
 }
 
 }  // namespace coffer::http

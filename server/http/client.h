@@ -9,7 +9,6 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 
 #include "server/http/duplex.h"
 #include "server/http/message.h"
@@ -46,34 +45,18 @@ class Client {
  public:
   // Connects to nobody yet.  kInvalidArgument for the URL, errors of the certificate file.
   static Result<std::unique_ptr<Client>> open(ClientConfig);
-  ~Client();
+  virtual ~Client() = default;
 
-  Result<Answer> call(const Call &);
+  virtual Result<Answer> call(const Call &) = 0;
 
   // The body as it comes, piece by piece, while `sink` answers true.  Not ok(): `sink` saw nothing, and the
   // body is in the answer.
   using Sink = std::function<bool(std::string_view piece)>;
-  Result<Answer> stream(const Call &, const Sink &);
-  Result<Answer> lines(const Call &, const Sink &);  // line by line, without the \n
+  virtual Result<Answer> stream(const Call &, const Sink &) = 0;
+  virtual Result<Answer> lines(const Call &, const Sink &) = 0;  // line by line, without the \n
 
   // Both directions after a 101.  Any other status: `refused` is filled, and there is no connection.
-  Result<std::unique_ptr<Duplex>> upgrade(const Call &, Answer &refused);
-
- private:
-  class Link;
-  struct Limit;
-  explicit Client(ClientConfig);
-  Result<std::unique_ptr<Link>> connect(const Limit &) const;
-  Result<std::unique_ptr<Link>> ask(const Call &, bool upgrade, Limit &, AnswerHead &);
-  Result<void> read_body(Link &, const Call &, const AnswerHead &, Limit &, const Sink &) const;
-  void keep(std::unique_ptr<Link>);
-  Error broken() const;
-
-  ClientConfig config_;
-  std::string unix_path_, host_, port_;
-  std::unique_ptr<Tls> tls_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Link>> idle_;
+  virtual Result<std::unique_ptr<Duplex>> upgrade(const Call &, Answer &refused) = 0;
 };
 
 }  // namespace coffer::http

@@ -10,6 +10,8 @@
 #include <charconv>
 #include <sstream>
 
+#include "server/http/characters.h"
+
 namespace coffer::http {
 namespace {
 namespace net = Poco::Net;
@@ -17,14 +19,6 @@ namespace net = Poco::Net;
 constexpr size_t kLongestHeader = 8 * 1024;  // Poco reads no longer value
 constexpr size_t kMostHeaders = 100;
 constexpr size_t kLongestName = 256;
-
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
-bool same(std::string_view a, std::string_view b) {
-  return std::ranges::equal(a, b, [](char x, char y) { return lower(x) == lower(y); });
-}
-
-bool is_alnum(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
 
 // RFC 9110, section 5.6.2.
 bool is_token(std::string_view s) {
@@ -156,20 +150,6 @@ std::string text_of(const auto &head) {
 
 }  // namespace
 
-std::optional<std::string_view> Headers::find(std::string_view name) const {
-  for (const auto &[n, value] : all_)
-    if (same(n, name)) return value;
-  return std::nullopt;
-}
-
-size_t Headers::count(std::string_view name) const {
-  return static_cast<size_t>(std::ranges::count_if(all_, [&](const auto &h) { return same(h.first, name); }));
-}
-
-std::string Peer::text() const {
-  return is_unix ? "uid " + std::to_string(uid) + " pid " + std::to_string(pid) : address;
-}
-
 std::expected<std::optional<Head>, Refusal> read_head(std::string_view bytes, const HeadLimits &limits,
                                                       size_t &scanned) {
   const auto refuse = [](int status, std::string_view sentence) {
@@ -288,19 +268,6 @@ std::string write_request_head(const std::string &method, const std::string &tar
   net::HTTPRequest head(method, target, net::HTTPMessage::HTTP_1_1);
   for (const auto &[name, value] : headers) head.add(name, value);
   return text_of(head);
-}
-
-std::string escaped(std::string_view text) {
-  static constexpr char kHex[] = "0123456789ABCDEF";
-  std::string out;
-  for (const char c : text) {
-    const auto u = static_cast<unsigned char>(c);
-    if (is_alnum(c) || c == '-' || c == '.' || c == '_' || c == '~')
-      out += c;
-    else
-      out += {'%', kHex[u >> 4], kHex[u & 15]};
-  }
-  return out;
 }
 
 }  // namespace coffer::http

@@ -23,6 +23,7 @@
 #include "coffer/base/unix_socket.h"
 #include "coffer/posix.hpp"
 #include "server/http/listen.h"
+#include "server/http/tls.h"
 
 namespace coffer::http {
 namespace {
@@ -615,7 +616,7 @@ void Dispatcher::accept_from(uint64_t listener) {
     }
     if (connections_.size() >= config_.max_connections) close_oldest(false, nullptr);
     Peer peer = peer_of(fd, is_unix);
-    auto channel = !is_unix && tls_ ? tls_->accept(fd) : std::make_unique<Channel>(fd, nullptr);
+    auto channel = !is_unix && tls_ ? tls_->accept(fd) : std::make_unique<Channel>(fd);
     if (!channel) continue;
     const uint64_t id = next_id_++;
     auto connection = std::make_unique<Connection>(*this, id, std::move(channel), std::move(peer));

@@ -58,7 +58,7 @@ void carry(Duplex &connection, MessageSocket end, std::chrono::milliseconds pati
            const std::function<bool()> &still) {
   const int fd = end.take().release();
   ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
-  Duplex inner(std::make_unique<Channel>(fd, nullptr), {});
+  Duplex inner(std::make_unique<Channel>(fd), {});
   relay(connection, inner, patience, still);
 }
 
