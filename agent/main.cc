@@ -72,14 +72,7 @@ struct Host {
     COFFER_TRY(SigningKey host_key, SigningKey::from_seed(seed.reveal()));
     return Agent::create({.open_store = [this] { return Storage::open(config.agent_storage); },
                           .open_runtime = [this] { return Runtime::open(config.runtime); },
-                          .open_injectors = [this]() -> Result<std::vector<Injector>> {
-                            std::vector<Injector> all;
-                            for (const PluginConfig &p : config.injectors) {
-                              COFFER_TRY(Injector injector, Injector::open(p));
-                              all.push_back(std::move(injector));
-                            }
-                            return all;
-                          },
+                          .open_injectors = [this] { return Injector::open_all(config.injectors); },
                           .host_key = std::move(host_key),
                           .writers = pins.writers,
                           .identity = pins.identity,

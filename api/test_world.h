@@ -285,14 +285,8 @@ class World {
              [this] {
                return Runtime::open(fakes::plugin("runtime-files", {{"path", folder.file("runtime")}}));
              },
-         .open_injectors = []() -> Result<std::vector<Injector>> {
-           std::vector<Injector> all;
-           for (const char *name : {"inject-file", "inject-env"}) {
-             COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
-             all.push_back(std::move(i));
-           }
-           return all;
-         },
+         .open_injectors =
+             [] { return Injector::open_all({fakes::plugin("inject-file"), fakes::plugin("inject-env")}); },
          .host_key = host_key(),
          .writers = {writer_key().public_key()},
          .identity = identity,

@@ -153,14 +153,7 @@ Result<Agent *> Engine::agent() {
     if (own_keys_) own_keys_->trust(host.public_key());
     Agent::Config c{.open_store = [this] { return Storage::open(config_.agent_storage); },
                     .open_runtime = [this] { return Runtime::open(config_.runtime); },
-                    .open_injectors = [this]() -> Result<std::vector<Injector>> {
-                      std::vector<Injector> all;
-                      for (const PluginConfig &p : config_.injectors) {
-                        COFFER_TRY(Injector injector, Injector::open(p));
-                        all.push_back(std::move(injector));
-                      }
-                      return all;
-                    },
+                    .open_injectors = [this] { return Injector::open_all(config_.injectors); },
                     .host_key = std::move(host),
                     .writers = pins.writers,
                     .identity = pins.identity,

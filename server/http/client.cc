@@ -157,7 +157,7 @@ Error OwnClient::broken() const {
   return {ErrorCode::kUnavailable, "the connection to " + config_.url + " broke"};
 }
 
-Result<std::unique_ptr<OwnClient::Link>> OwnClient::connect(const Limit &limit) const {
+Result<std::unique_ptr<Link>> OwnClient::connect(const Limit &limit) const {
   const auto none = [&](int error) -> std::unexpected<Error> {
     if (error == EACCES || error == EPERM)
       return fail(ErrorCode::kPermissionDenied, config_.url + " is not open to this user");
@@ -204,8 +204,7 @@ Result<std::unique_ptr<OwnClient::Link>> OwnClient::connect(const Limit &limit) 
   return std::make_unique<Link>(std::move(channel));
 }
 
-Result<std::unique_ptr<OwnClient::Link>> OwnClient::ask(const Call &call, bool upgrade, Limit &limit,
-                                                        AnswerHead &head) {
+Result<std::unique_ptr<Link>> OwnClient::ask(const Call &call, bool upgrade, Limit &limit, AnswerHead &head) {
   Headers headers;
   headers.add("Host", host_.empty()         ? "coffer"
                       : host_.contains(':') ? "[" + host_ + "]:" + port_

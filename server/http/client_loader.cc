@@ -1,6 +1,7 @@
 // Client::open() for programs that mostly ask nobody.
 // Rationale: Poco and OpenSSL have over 400 pages that the loader writes to at each start, which for a
 // command of a few milliseconds is most of its time.
+#define BOOST_DLL_USE_STD_FS
 #include <boost/dll/shared_library.hpp>
 #include <string_view>
 

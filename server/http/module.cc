@@ -3,10 +3,12 @@
 
 #include "server/http/client.h"
 
-extern "C" {
-[[gnu::visibility("default")]] const char coffer_http_version[] = COFFER_VERSION;
-[[gnu::visibility("default")]] coffer::http::OpenedClient *coffer_http_open(
-    const coffer::http::ClientConfig &config) {
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+EXPORTED const char coffer_http_version[sizeof COFFER_VERSION];
+const char coffer_http_version[sizeof COFFER_VERSION] = COFFER_VERSION;
+
+EXPORTED coffer::http::OpenedClient *coffer_http_open(const coffer::http::ClientConfig &);
+coffer::http::OpenedClient *coffer_http_open(const coffer::http::ClientConfig &config) {
   return new coffer::http::OpenedClient(coffer::http::Client::open(config));
-}
 }

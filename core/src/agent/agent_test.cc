@@ -102,14 +102,8 @@ class Host {
         {.open_store = [this] { return open_store(); },
          .open_runtime =
              [this] { return Runtime::open(fakes::plugin(runtime, {{"path", machines.folder().string()}})); },
-         .open_injectors = []() -> Result<std::vector<Injector>> {
-           std::vector<Injector> all;
-           for (const char *name : {"inject-file", "inject-env"}) {
-             COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
-             all.push_back(std::move(i));
-           }
-           return all;
-         },
+         .open_injectors =
+             [] { return Injector::open_all({fakes::plugin("inject-file"), fakes::plugin("inject-env")}); },
          .host_key = *SigningKey::from_seed(filled<32>(3)),
          .writers = {writer.public_key()},
          .identity = keys.identity.public_key(),

@@ -89,6 +89,15 @@ class RawRequest {
 
 }  // namespace
 
+Result<std::vector<Injector>> Injector::open_all(const std::vector<PluginConfig> &configs) {
+  std::vector<Injector> all;
+  for (const PluginConfig &config : configs) {
+    COFFER_TRY(Injector one, open(config));
+    all.push_back(std::move(one));
+  }
+  return all;
+}
+
 Result<Injector> Injector::open(const PluginConfig &config) {
   COFFER_TRY(PluginInstance instance, bridge::open_serving(config, COFFER_INJECTOR_ID));
   COFFER_TRY(coffer_injector table, bridge::table_of<coffer_injector>(instance, COFFER_INJECTOR_ID));

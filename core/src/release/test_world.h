@@ -112,14 +112,11 @@ struct Process {
                                return Runtime::open(fakes::plugin(
                                    "runtime-files", {{"path", world.machines.folder().string()}}));
                              },
-                             .open_injectors = []() -> Result<std::vector<Injector>> {
-                               std::vector<Injector> all;
-                               for (const char *name : {"inject-file", "inject-env"}) {
-                                 COFFER_TRY(Injector i, Injector::open(fakes::plugin(name)));
-                                 all.push_back(std::move(i));
-                               }
-                               return all;
-                             },
+                             .open_injectors =
+                                 [] {
+                                   return Injector::open_all(
+                                       {fakes::plugin("inject-file"), fakes::plugin("inject-env")});
+                                 },
                              .host_key = *SigningKey::from_seed(filled<32>(2)),
                              .writers = {SigningKey::from_seed(filled<32>(1))->public_key()},
                              .identity = w.identity,

@@ -29,6 +29,7 @@ struct OpenedSecret {
 class Injector {
  public:
   static Result<Injector> open(const PluginConfig &);
+  static Result<std::vector<Injector>> open_all(const std::vector<PluginConfig> &);
   // Every name of the manifest, without values; `taken` = names that an earlier injector bound.
   Result<std::vector<Need>> plan(const InjectRequest &, const std::vector<std::string> &names,
                                  const std::set<std::string> &taken) const;
