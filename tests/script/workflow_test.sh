@@ -155,7 +155,7 @@ same "one${value[QUOTES]}" "$(out)"
 expect_code 5 coffer run -a web --only FIRST -- sh -c 'exit 5'
 expect_code 127 coffer run -a web --only FIRST -- /no/such/command
 expect_code 3 coffer run -a web --only MISSING -- true
-ok coffer machine run -a web --name ends "${bind[@]}" "$image" -- sh -c 'echo line 1; echo line 2; echo line 3; exit 3'
+ok coffer machine run -a web --name ends --restart no "${bind[@]}" "$image" -- sh -c 'echo line 1; echo line 2; echo line 3; exit 3'
 ok coffer machine wait -a web ends --state failed --timeout 20
 ok coffer machine status -a web ends -j
 json '.state == "failed" and .exit_code == 3'
@@ -163,7 +163,7 @@ ok coffer machine logs -a web ends -n 2
 same $'line 2\nline 3' "$(out)"
 expect_code 6 coffer machine wait -a web ends --state started --timeout 1
 ok coffer machine destroy -a web ends
-ok coffer machine run -a web --name ends "${bind[@]}" "$image" -- true
+ok coffer machine run -a web --name ends --restart no "${bind[@]}" "$image" -- true
 ok coffer machine wait -a web ends --state stopped --timeout 20
 ok coffer machine destroy -a web ends
 
