@@ -126,6 +126,7 @@ struct AuditLog::Open {
   uint64_t reserved = 0;   // up to here the disk has space for it
   uint64_t written = 0;    // entries, by this process
   uint64_t synced = 0;     // of them
+  uint64_t lost = 0;       // up to here a sync has failed: the system says that once and drops what it held
   bool syncing = false;
   std::condition_variable sync_ended;
 
@@ -169,7 +170,8 @@ struct AuditLog::Open {
   // Everything up to entry `number`: of several who ask at once one syncs for all.
   Result<void> sync(const fs::path &file, uint64_t number, const std::shared_ptr<const Fd> &its) {
     std::unique_lock lock(mutex);
-    sync_ended.wait(lock, [&] { return !syncing || synced >= number; });
+    sync_ended.wait(lock, [&] { return !syncing || synced >= number || lost >= number; });
+    if (lost >= number) return errno = EIO, cannot(file, "cannot be synced");
     if (synced >= number && its == fd) return {};
     syncing = true;
     const uint64_t upto = written;
@@ -179,6 +181,7 @@ struct AuditLog::Open {
     lock.lock();
     syncing = false;
     if (done && its == fd) synced = std::max(synced, upto);
+    if (!done) lost = std::max(lost, upto);
     sync_ended.notify_all();
     errno = why;
     if (!done) return cannot(file, "cannot be synced");
