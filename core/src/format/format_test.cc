@@ -233,7 +233,71 @@ TEST(Format, EveryFieldOfALaunchSpecIsInItsBytes) {
        [](C &c) { c.mounts[0].target += "x"; }, [](C &c) { c.mounts[0].read_only = false; },
        [](C &c) { c.cap_drop = {"NET_RAWC", "HOWN"}; }, [](C &c) { c.cap_drop.clear(); },
        [](C &c) { c.network += "x"; }, [](C &c) { c.read_only = false; }, [](C &c) { c.memory_bytes++; },
-       [](C &c) { c.restart = RestartPolicy::kNo; }});
+       [](C &c) { c.restart = RestartPolicy::kNo; }, [](C &c) { c.secrets = std::vector<SecretVariable>(); },
+       [](C &c) { c.secrets = std::vector<SecretVariable>{{"A", "B"}}; },
+       [](C &c) { c.secrets = std::vector<SecretVariable>{{"A", "C"}}; },
+       [](C &c) { c.secrets = std::vector<SecretVariable>{{"B", "B"}}; }, [](C &c) { c.checks = {Check{}}; },
+       [](C &c) { c.checks = {Check{.name = "a"}}; }, [](C &c) { c.checks = {Check{.port = 1}}; },
+       [](C &c) { c.checks = {Check{.kind = Check::Kind::kHttp}}; },
+       [](C &c) { c.checks = {Check{.method = "HEAD"}}; }, [](C &c) { c.checks = {Check{.path = "/"}}; },
+       [](C &c) { c.checks = {Check{.command = {"true"}}}; }, [](C &c) { c.checks = {Check{.grace_ms = 1}}; },
+       [](C &c) { c.checks = {Check{.interval_ms = 1}}; }, [](C &c) { c.checks = {Check{.timeout_ms = 1}}; },
+       [](C &c) { c.files[0].reload = "none"; }});
+}
+
+Release a_long_release() {
+  Release r;
+  r.app_id.fill(7);
+  r.number = 3;
+  r.version = 4;
+  r.outcome = ReleaseOutcome::kFailed;
+  r.created_ms = 5;
+  r.who = "ann@laptop";
+  r.reason = "deploy";
+  r.why = "Machine a: it ended with exit code 1";
+  r.policy = {Strategy::kImmediate, 500, 1, 2};
+  r.configs_of = 2;
+  r.configs = {a_config(), a_config()};
+  return r;
+}
+
+Rollout a_rollout() {
+  Rollout r;
+  r.app_id.fill(7);
+  r.release = 3;
+  r.version = 4;
+  r.stage = Rollout::Stage::kBack;
+  r.owner = "boot:1:2";
+  r.beat = 5;
+  r.waves = 1;
+  r.hasty = true;
+  r.why = "Machine a: it ended with exit code 1";
+  r.steps = {{"0123456789abcd", "a", Hash{1}, Hash{2}, false},
+             {"0123456789abce", "b", Hash{3}, Hash{}, true}};
+  r.removed = {"0123456789abcf"};
+  return r;
+}
+
+TEST(Format, ReleasesAndRolloutsComeBackAsTheyWere) {
+  const Release r = a_long_release();
+  const auto again = decode_release(encode(r));
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_EQ(again->why, r.why);
+  EXPECT_EQ(again->policy, r.policy);
+  EXPECT_EQ(again->configs_of, 2u);
+  ASSERT_EQ(again->configs.size(), 2u);
+  EXPECT_EQ(hex(encode(*again)), hex(encode(r)));
+  const Rollout o = a_rollout();
+  const auto other = decode_rollout(encode(o));
+  ASSERT_TRUE(other) << other.error().message;
+  EXPECT_EQ(other->steps.size(), 2u);
+  EXPECT_TRUE(other->steps[1].made);
+  EXPECT_EQ(hex(encode(*other)), hex(encode(o)));
+  for (const Bytes &whole : {encode(r), encode(o)})
+    for (size_t n = 0; n < whole.size(); ++n) {
+      EXPECT_FALSE(decode_release(ByteSpan(whole).first(n))) << n;
+      EXPECT_FALSE(decode_rollout(ByteSpan(whole).first(n))) << n;
+    }
 }
 
 TEST(Format, NumbersOutsideOfAClosedSetAreRefused) {
@@ -290,7 +354,7 @@ TEST(Format, AConfigOfBeforeHasNothingBehindItsEndAndNoOtherVersionIsRead) {
   Bytes longer = first;
   longer.push_back(0);
   EXPECT_FALSE(decode_config(longer));
-  for (const char version : {'0', '2', '3'}) {  // as cfc2 it ends too early
+  for (const char version : {'0', '2', '3', '4'}) {  // as cfc2 it ends too early
     Bytes other = first;
     other[3] = static_cast<uint8_t>(version);
     EXPECT_FALSE(decode_config(other)) << version;

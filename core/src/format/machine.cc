@@ -54,10 +54,29 @@ E read_enum(Decoder &d, E most) {
   return static_cast<E>(b);
 }
 
+void write_check(Encoder &e, const Check &c) {
+  e.text(c.name).u8(static_cast<uint8_t>(c.kind)).u32(c.port).text(c.method).text(c.path);
+  write_list(e, c.command, write_text);
+  e.u64(c.grace_ms).u64(c.interval_ms).u64(c.timeout_ms);
+}
+Check read_check(Decoder &d) {
+  Check c;
+  c.name = d.text();
+  c.kind = read_enum(d, Check::Kind::kCommand);
+  c.port = read_port_number(d);
+  c.method = d.text();
+  c.path = d.text();
+  c.command = read_list<std::string>(d, read_text);
+  c.grace_ms = d.u64();
+  c.interval_ms = d.u64();
+  c.timeout_ms = d.u64();
+  return c;
+}
+
 }  // namespace
 
 Bytes encode(const MachineConfig &c) {
-  Encoder e = begin("cfc2");
+  Encoder e = begin("cfc3");
   e.text(c.name).text(c.process).text(c.image).text(c.image_name);
   write_list(e, c.entrypoint, write_text);
   write_list(e, c.argv, write_text);
@@ -70,14 +89,20 @@ Bytes encode(const MachineConfig &c) {
              [](Encoder &to, const Mount &m) { to.text(m.source).text(m.target).u8(m.read_only); });
   write_list(e, c.cap_drop, write_text);
   e.text(c.network).u8(c.read_only).u64(c.memory_bytes).u8(static_cast<uint8_t>(c.restart));
+  e.u8(c.secrets.has_value());
+  write_list(e, c.secrets.value_or(std::vector<SecretVariable>()),
+             [](Encoder &to, const SecretVariable &s) { to.text(s.secret).text(s.variable); });
+  write_list(e, c.checks, write_check);
+  write_list(e, c.files, [](Encoder &to, const FileBinding &f) { to.text(f.reload); });
   return e.take();
 }
 
 Result<MachineConfig> decode_config(ByteSpan in) {
   Decoder d(in);
   MachineConfig c;
-  const bool first = as_text(in.first(std::min<size_t>(in.size(), 4))) == "cfc1";
-  begins(d, first ? "cfc1" : "cfc2");
+  const std::string_view magic = as_text(in.first(std::min<size_t>(in.size(), 4)));
+  const bool first = magic == "cfc1", second = magic == "cfc2";
+  begins(d, first ? "cfc1" : second ? "cfc2" : "cfc3");
   c.name = d.text();
   c.process = d.text();
   c.image = d.text();
@@ -108,6 +133,20 @@ Result<MachineConfig> decode_config(ByteSpan in) {
     c.read_only = read_flag(d);
     c.memory_bytes = d.u64();
     c.restart = read_enum(d, RestartPolicy::kAlways);
+  }
+  if (!first && !second) {
+    const bool chosen = read_flag(d);
+    auto secrets = read_list<SecretVariable>(d, [](Decoder &from) {
+      std::string secret = from.text();
+      return SecretVariable{std::move(secret), from.text()};
+    });
+    if (chosen) c.secrets = std::move(secrets);
+    c.checks = read_list<Check>(d, read_check);
+    const std::vector<std::string> reload = read_list<std::string>(d, read_text);
+    if (reload.size() == c.files.size())
+      for (size_t i = 0; i < reload.size(); ++i) c.files[i].reload = reload[i];
+    else
+      d.reject();
   }
   if (!d.done()) return malformed("Machine config");
   return c;
@@ -182,21 +221,20 @@ Result<MachineRecord> decode_machine(ByteSpan payload) {
 }
 
 Bytes encode(const Release &r) {
-  return begin("cfe1")
-      .raw(r.app_id)
-      .u64(r.number)
-      .u64(r.version)
-      .u8(static_cast<uint8_t>(r.outcome))
-      .u64(r.created_ms)
-      .text(r.who)
-      .text(r.reason)
-      .take();
+  Encoder e = begin("cfe2");
+  e.raw(r.app_id).u64(r.number).u64(r.version).u8(static_cast<uint8_t>(r.outcome)).u64(r.created_ms);
+  e.text(r.who).text(r.reason).text(r.why);
+  e.u8(static_cast<uint8_t>(r.policy.strategy)).u32(r.policy.max_unavailable);
+  e.u64(r.policy.smoke_ms).u64(r.policy.patience_ms).u64(r.configs_of);
+  write_list(e, r.configs, [](Encoder &to, const MachineConfig &c) { to.bytes(encode(c)); });
+  return e.take();
 }
 
 Result<Release> decode_release(ByteSpan payload) {
   Decoder d(payload);
   Release r;
-  begins(d, "cfe1");
+  const bool first = as_text(payload.first(std::min<size_t>(payload.size(), 4))) == "cfe1";
+  begins(d, first ? "cfe1" : "cfe2");
   r.app_id = d.array<16>();
   r.number = d.u64();
   r.version = d.u64();
@@ -204,7 +242,62 @@ Result<Release> decode_release(ByteSpan payload) {
   r.created_ms = d.u64();
   r.who = d.text();
   r.reason = d.text();
+  std::vector<Bytes> configs;
+  if (!first) {
+    r.why = d.text();
+    r.policy.strategy = read_enum(d, Strategy::kImmediate);
+    r.policy.max_unavailable = d.u32();
+    r.policy.smoke_ms = d.u64();
+    r.policy.patience_ms = d.u64();
+    r.configs_of = d.u64();
+    configs = read_list<Bytes>(d, [](Decoder &from) {
+      const ByteSpan b = from.bytes();
+      return Bytes(b.begin(), b.end());
+    });
+  }
   if (!d.done()) return malformed("release");
+  for (const Bytes &config : configs) {
+    COFFER_TRY(MachineConfig c, decode_config(config));
+    r.configs.push_back(std::move(c));
+  }
+  return r;
+}
+
+Bytes encode(const Rollout &r) {
+  Encoder e = begin("cfR1");
+  e.raw(r.app_id).u64(r.release).u64(r.version).u8(static_cast<uint8_t>(r.stage));
+  e.text(r.owner).u64(r.beat).u32(r.waves).u8(r.hasty).text(r.why);
+  write_list(e, r.steps, [](Encoder &to, const Rollout::Step &s) {
+    to.text(s.machine).text(s.name).raw(s.next).raw(s.back).u8(s.made);
+  });
+  write_list(e, r.removed, write_text);
+  return e.take();
+}
+
+Result<Rollout> decode_rollout(ByteSpan payload) {
+  Decoder d(payload);
+  Rollout r;
+  begins(d, "cfR1");
+  r.app_id = d.array<16>();
+  r.release = d.u64();
+  r.version = d.u64();
+  r.stage = read_enum(d, Rollout::Stage::kBack);
+  r.owner = d.text();
+  r.beat = d.u64();
+  r.waves = d.u32();
+  r.hasty = read_flag(d);
+  r.why = d.text();
+  r.steps = read_list<Rollout::Step>(d, [](Decoder &from) {
+    Rollout::Step s;
+    s.machine = from.text();
+    s.name = from.text();
+    s.next = from.array<32>();
+    s.back = from.array<32>();
+    s.made = read_flag(from);
+    return s;
+  });
+  r.removed = read_list<std::string>(d, read_text);
+  if (!d.done()) return malformed("roll-out");
   return r;
 }
 

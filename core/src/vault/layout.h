@@ -2,7 +2,7 @@
 //   space "vault":       format
 //   space "apps":        NAME -> signed App entry
 //   space "app-APPID":   key  head  header/VERSION  body/HASH  part/HASH  record/HASH
-//                        machine/ID  spec/ID/NUMBER  release/NUMBER  sweep
+//                        machine/ID  spec/ID/NUMBER  release/NUMBER  rollout  sweep
 //   space "tokens":      ID -> record of a user token (core/src/tokens)
 //   in every space:      .moved -> where the vault went (vault_migrate.cc); no App has that name
 #ifndef COFFER_VAULT_LAYOUT_H
@@ -16,7 +16,7 @@ namespace coffer::layout {
 
 inline constexpr std::string_view kVaultSpace = "vault", kFormatKey = "format", kFormat = "coffer vault 1";
 inline constexpr std::string_view kAppsSpace = "apps", kAppPrefix = "app-", kTokensSpace = "tokens";
-inline constexpr std::string_view kMovedKey = ".moved", kSweepKey = "sweep";
+inline constexpr std::string_view kMovedKey = ".moved", kSweepKey = "sweep", kRolloutKey = "rollout";
 inline constexpr std::string_view kHeadKey = "head", kKeyKey = "key";
 
 // Of the newest 50 versions everything is kept, but for what was dropped on purpose.

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace coffer {
 
@@ -25,6 +26,38 @@ struct Mount {
 
 // When an app that ended by itself is started again.
 enum class RestartPolicy : uint8_t { kNo = 1, kOnFailure = 2, kAlways = 3 };
+
+// What a Machine that was just booted has to pass before it counts as updated: tried from inside, again and
+// again until it passes once.
+struct Check {
+  enum class Kind : uint8_t { kTcp = 1, kHttp = 2, kCommand = 3 };
+  std::string name;
+  Kind kind = Kind::kTcp;
+  uint16_t port = 0;                 // kTcp, kHttp: of the Machine itself
+  std::string method = "GET", path;  // kHttp: passes with status 200 to 299
+  std::vector<std::string> command;  // kCommand: passes with exit code 0
+  uint64_t grace_ms = 0;             // before the first try
+  uint64_t interval_ms = 1000, timeout_ms = 2000;
+  bool operator==(const Check &) const = default;
+};
+
+// One variable of a Machine that does not get all secrets under their own names.
+struct SecretVariable {
+  std::string secret, variable;
+  bool operator==(const SecretVariable &) const = default;
+};
+
+// How a release goes out to the Machines of an App.
+enum class Strategy : uint8_t { kRolling = 1, kImmediate = 2 };  // kImmediate: all Machines in one wave
+struct DeployPolicy {
+  Strategy strategy = Strategy::kRolling;
+  // Of a wave behind the first Machine, in thousandths: up to 1000 a share of all Machines (1000: all), above
+  // that thousand times their number.
+  uint32_t max_unavailable = 333;
+  uint64_t smoke_ms = 3000;        // that a Machine has to stay up
+  uint64_t patience_ms = 300'000;  // with the checks of a Machine
+  bool operator==(const DeployPolicy &) const = default;
+};
 
 }  // namespace coffer
 #endif

@@ -1,19 +1,27 @@
 // What a Machine is told to be: its config, its launch specs, and the records about it.
-//   config  = "cfc2" name process image image_name entrypoint* argv* (key value)* file* user workdir
+//   config  = "cfc3" name process image image_name entrypoint* argv* (key value)* file* user workdir
 //             stop_signal stop_timeout_ms(u64) kind(u8) port* mount* cap_drop* network read_only(u8)
-//             memory_bytes(u64) restart(u8)                        lists: u32 count, then the elements
-//             "cfc1" ends behind kind
+//             memory_bytes(u64) restart(u8) chosen(u8) (secret variable)* check* reload*
+//                                                                  lists: u32 count, then the elements
+//             "cfc2" ends behind restart, "cfc1" behind kind; reload*: one text a file
 //   port    = host_ip host_port(u32) port(u32) udp(u8)             mount = source target read_only(u8)
+//   check   = name kind(u8) port(u32) method path command* grace_ms(u64) interval_ms(u64) timeout_ms(u64)
 //   file    = guest_path secret literal mode(u32) encoding(u8) env(u8) has_owner(u8) uid(u32) gid(u32)
 //   spec    = "cfl1" app_id(16) machine number(u64) undo(32) config(u32 length, bytes) version(u64)
 //   header(32)
 //             release(u64) created_ms(u64)                         signed: kLaunchSpecLabel
 //   machine = "cfx1" app_id(16) id name desired(u8) spec_number(u64) spec(32) created_ms(u64) updated_ms(u64)
 //                                                                  signed: kMachineLabel
-//   release = "cfe1" app_id(16) number(u64) version(u64) outcome(u8) created_ms(u64) who reason
-//                                                                  signed: kReleaseLabel
+//   release = "cfe2" app_id(16) number(u64) version(u64) outcome(u8) created_ms(u64) who reason why
+//             strategy(u8) max_unavailable(u32) smoke_ms(u64) patience_ms(u64) configs_of(u64) (config)*
+//             signed: kReleaseLabel; "cfe1" ends behind reason
+//   rollout = "cfR1" app_id(16) release(u64) version(u64) stage(u8) owner beat(u64) waves(u32) hasty(u8) why
+//             step* removed*                                       signed: kRolloutLabel
+//   step    = machine name next(32) back(32) made(u8)
 #ifndef COFFER_FORMAT_MACHINE_H
 #define COFFER_FORMAT_MACHINE_H
+
+#include <optional>
 
 #include "coffer/base/machine.h"
 #include "coffer/format/app.h"
@@ -31,6 +39,9 @@ struct FileBinding {
   bool env = false;  // also an env entry
   bool has_owner = false;
   uint32_t uid = 0, gid = 0;
+  // What a new value does to a running Machine: "" boots it anew; "none" and "signal:NAME" replace the file
+  // in it, which takes a folder of its own, and then do nothing or send the app a signal.
+  std::string reload;
 };
 
 enum class MachineKind : uint8_t { kService = 0, kLocal = 1 };  // kLocal: `coffer run`, not listed
@@ -53,6 +64,8 @@ struct MachineConfig {
   bool read_only = false;
   uint64_t memory_bytes = 0;  // 0: no limit
   RestartPolicy restart = RestartPolicy::kOnFailure;
+  std::optional<std::vector<SecretVariable>> secrets;  // its variables; nullopt: all secrets
+  std::vector<Check> checks;
 };
 Bytes encode(const MachineConfig &);
 Result<MachineConfig> decode_config(ByteSpan);
@@ -102,9 +115,40 @@ struct Release {
   ReleaseOutcome outcome = ReleaseOutcome::kRunning;
   uint64_t created_ms = 0;
   std::string who, reason;
+  std::string why;                     // it failed
+  DeployPolicy policy;                 // of its roll-out, and of those after it
+  uint64_t configs_of = 0;             // the release whose configs hold; 0: there was none yet
+  std::vector<MachineConfig> configs;  // of each process, in a release that changed them
 };
 Bytes encode(const Release &);
 Result<Release> decode_release(ByteSpan payload);
+
+// The roll-out of an App that is under way: what is needed to finish or undo it.  Where each Machine is, its
+// host knows.
+struct Rollout {
+  enum class Stage : uint8_t {
+    kPreparing = 1,  // nothing was booted
+    kForward = 2,
+    kBack = 3,
+  };
+  struct Step {
+    std::string machine, name;
+    Hash next{}, back{};  // launch specs; back zeros: there is none
+    bool made = false;    // by this release: going back destroys it
+  };
+  AppId app_id{};
+  uint64_t release = 0, version = 0;
+  Stage stage = Stage::kPreparing;
+  std::string owner;                 // process or worker that is at work with it (base/process.h)
+  uint64_t beat = 0;                 // rises while the owner lives
+  uint32_t waves = 0;                // whose Machines are good
+  bool hasty = false;                // without smoke time and checks
+  std::string why;                   // it goes back
+  std::vector<Step> steps;           // in the order of the waves
+  std::vector<std::string> removed;  // Machines that go when all is good
+};
+Bytes encode(const Rollout &);
+Result<Rollout> decode_rollout(ByteSpan payload);
 
 }  // namespace coffer
 #endif

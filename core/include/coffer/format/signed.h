@@ -16,6 +16,7 @@ inline constexpr std::string_view kManifestLabel = "coffer manifest v1";
 inline constexpr std::string_view kMachineLabel = "coffer machine v1";
 inline constexpr std::string_view kLaunchSpecLabel = "coffer launch spec v1";
 inline constexpr std::string_view kReleaseLabel = "coffer release v1";
+inline constexpr std::string_view kRolloutLabel = "coffer rollout v1";
 inline constexpr std::string_view kReceiptLabel = "coffer receipt v1";
 inline constexpr std::string_view kTokenRequestLabel = "coffer token request v1";
 inline constexpr std::string_view kOpenRequestLabel = "coffer open request v1";
