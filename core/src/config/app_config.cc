@@ -32,10 +32,8 @@ class Reader {
 
   Result<void> read(const toml::table &root) {
     for (const auto &[key, value] : root) {
-      // Tables of fly.toml about its proxy and about how a roll-out goes.
-      static constexpr std::array<std::string_view, 4> kLater = {"checks", "deploy", "http_service",
-                                                                 "services"};
-      static constexpr std::array<std::string_view, 4> kAfterProcesses = {"files", "mounts", "restart", "vm"};
+      static constexpr std::array<std::string_view, 7> kAfterProcesses = {
+          "checks", "files", "http_service", "mounts", "restart", "services", "vm"};
       if (key == "app")
         COFFER_CHECK(read_app(value));
       else if (key == "env")
@@ -44,22 +42,29 @@ class Reader {
         COFFER_CHECK(read_build(value));
       else if (key == "processes")
         COFFER_CHECK(read_processes(value));
+      else if (key == "deploy")
+        COFFER_CHECK(read_deploy(value));
       else if (key == "kill_signal") {
         COFFER_TRY(const std::string signal, text(value, "kill_signal"));
         COFFER_TRY(out_.stop_signal, checked(value, "kill_signal", parse_signal(signal)));
       } else if (key == "kill_timeout") {
         COFFER_TRY(const std::string time, text_or_number(value, "kill_timeout"));
         COFFER_TRY(out_.stop_timeout_ms, checked(value, "kill_timeout", parse_stop_timeout(time)));
-      } else if (std::ranges::find(kLater, key.str()) == kLater.end() &&
-                 std::ranges::find(kAfterProcesses, key.str()) == kAfterProcesses.end())
+      } else if (std::ranges::find(kAfterProcesses, key.str()) == kAfterProcesses.end())
         ignore(key.str());
     }
     if (const toml::node *node = root.get("files")) COFFER_CHECK(read_files(*node));
     if (const toml::node *node = root.get("mounts")) COFFER_CHECK(read_mounts(*node));
     if (const toml::node *node = root.get("restart")) COFFER_CHECK(read_restart(*node));
     if (const toml::node *node = root.get("vm")) COFFER_CHECK(read_vm(*node));
-    if (!ignored_.empty())
-      out_.warning = shown(file_) + ": these keys are not known and were ignored: " + ignored_;
+    if (const toml::node *node = root.get("checks")) COFFER_CHECK(read_checks(*node));
+    if (const toml::node *node = root.get("services")) COFFER_CHECK(read_services(*node, "services"));
+    if (const toml::node *node = root.get("http_service")) COFFER_CHECK(read_services(*node, "http_service"));
+    if (!ignored_.empty()) {
+      std::string names;
+      for (const std::string &name : ignored_) names += (names.empty() ? "" : ", ") + name;
+      warn("these keys are not known and were ignored: " + names);
+    }
     return {};
   }
 
@@ -70,8 +75,12 @@ class Reader {
 
  private:
   void ignore(std::string_view key) {
-    if (!ignored_.empty()) ignored_ += ", ";
-    ignored_ += printable(key, 128);
+    std::string name = printable(key, 128);
+    if (std::ranges::find(ignored_, name) == ignored_.end()) ignored_.push_back(std::move(name));
+  }
+
+  void warn(const std::string &what) {
+    out_.warning += (out_.warning.empty() ? shown(file_) + ": " : "; ") + what;
   }
 
   // What a C string can hold.
@@ -95,6 +104,34 @@ class Reader {
     const auto *value = node.as_boolean();
     if (!value) return wrong(node.source(), "'" + key + "' must be true or false");
     return value->get();
+  }
+  Result<uint16_t> port(const toml::node &node, const std::string &key) const {
+    const auto *value = node.as_integer();
+    if (!value || value->get() < 1 || value->get() > 65535)
+      return wrong(node.source(), "'" + key + "' must be a port: a number from 1 to 65535");
+    return static_cast<uint16_t>(value->get());
+  }
+  Result<uint64_t> duration(const toml::node &node, const std::string &key) const {
+    if (node.is_integer())
+      return wrong(node.source(), "'" + key + "' must have its unit, in quotes, as in \"10s\"");
+    COFFER_TRY(const std::string time, text(node, key));
+    return checked(node, key, parse_duration(time));
+  }
+  // A bare number counts seconds.
+  Result<uint64_t> seconds(const toml::node &node, const std::string &key, uint64_t most_ms) const {
+    COFFER_TRY(std::string time, text_or_number(node, key));
+    if (!time.empty() && time.back() >= '0' && time.back() <= '9') time += 's';
+    COFFER_TRY(const uint64_t ms, checked(node, key, parse_duration(time)));
+    if (ms > most_ms)
+      return wrong(node.source(),
+                   "'" + key + "' is at most " + std::to_string(most_ms / 60'000) + " minutes");
+    return ms;
+  }
+  static bool plain_name(std::string_view name) {
+    return !name.empty() && name.size() <= 63 && std::ranges::all_of(name, [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+             c == '-';
+    });
   }
   // [[SECTION]], and [SECTION] for a single one, as fly.toml may have it.
   Result<std::vector<const toml::table *>> tables(const toml::node &node, const std::string &key) const {
@@ -160,17 +197,233 @@ class Reader {
     COFFER_TRY(const toml::table *processes, table(node, "processes"));
     for (const auto &[name, value] : *processes) {
       const std::string key = "processes." + printable(name.str(), 128);
-      const auto plain = [](char c) {
-        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-               c == '-';
-      };
-      if (name.str().empty() || name.str().size() > 63 || !std::ranges::all_of(name.str(), plain))
+      if (!plain_name(name.str()))
         return wrong(name.source(), "a process has a name of 1 to 63 of A-Z, a-z, 0-9, _ and -");
-      COFFER_TRY(const std::string command, text(value, key));
-      auto words = split_command(command);
-      if (!words) return wrong(value.source(), "'" + key + "': " + words.error().message);
-      out_.processes[std::string(name.str())] = *std::move(words);
+      auto &words = out_.processes[std::string(name.str())];
+      if (const toml::table *more = value.as_table()) {
+        COFFER_CHECK(read_process(*more, key, std::string(name.str()), words));
+      } else {
+        COFFER_TRY(words, read_command(value, key));
+      }
     }
+    return {};
+  }
+
+  Result<std::vector<std::string>> read_command(const toml::node &node, const std::string &key) const {
+    COFFER_TRY(const std::string command, text(node, key));
+    return checked(node, key, split_command(command));
+  }
+
+  Result<void> read_process(const toml::table &process, const std::string &where, const std::string &name,
+                            std::vector<std::string> &words) {
+    for (const auto &[key, value] : process) {
+      const std::string full = where + "." + std::string(key.str());
+      if (key == "command") {
+        COFFER_TRY(words, read_command(value, full));
+      } else if (key == "secrets") {
+        COFFER_CHECK(read_variables(value, full, out_.process_secrets[name]));
+      } else {
+        ignore(full);
+      }
+    }
+    return {};
+  }
+
+  Result<void> read_variables(const toml::node &node, const std::string &key,
+                              std::vector<SecretVariable> &out) {
+    const toml::array *list = node.as_array();
+    if (!list) return wrong(node.source(), "'" + key + "' must be a list");
+    for (const toml::node &entry : *list) {
+      SecretVariable v;
+      if (const toml::table *renamed = entry.as_table()) {
+        for (const auto &[part, value] : *renamed) {
+          const std::string full = key + "." + std::string(part.str());
+          if (part == "name") {
+            COFFER_TRY(v.secret, text(value, full));
+          } else if (part == "env_var") {
+            COFFER_TRY(v.variable, text(value, full));
+          } else {
+            ignore(full);
+          }
+        }
+        if (v.secret.empty()) return wrong(entry.source(), "'" + key + "' has an entry without 'name'");
+      } else {
+        COFFER_TRY(v.secret, text(entry, key));
+      }
+      if (v.variable.empty()) v.variable = v.secret;
+      out.push_back(std::move(v));
+      if (const auto fine = check_variables(out); !fine)
+        return wrong(entry.source(), "'" + key + "': " + fine.error().message);
+    }
+    return {};
+  }
+
+  Result<void> read_deploy(const toml::node &node) {
+    COFFER_TRY(const toml::table *deploy, table(node, "deploy"));
+    for (const auto &[key, value] : *deploy) {
+      const std::string name = "deploy." + std::string(key.str());
+      if (key == "strategy") {
+        COFFER_TRY(const std::string strategy, text(value, name));
+        if (strategy == "immediate")
+          out_.deploy.strategy = Strategy::kImmediate;
+        else if (strategy == "rolling" || strategy == "canary" || strategy == "bluegreen")
+          out_.deploy.strategy = Strategy::kRolling;
+        else
+          return wrong(value.source(), "'" + name + "': expected rolling or immediate");
+        if (strategy == "canary" || strategy == "bluegreen")
+          warn("'" + name + "' " + strategy + " is done as rolling");
+      } else if (key == "max_unavailable") {
+        COFFER_TRY(out_.deploy.max_unavailable, read_unavailable(value, name));
+      } else if (key == "wait_timeout") {
+        COFFER_TRY(out_.deploy.patience_ms, seconds(value, name, 24 * 60 * 60'000));
+        if (*out_.deploy.patience_ms == 0) return wrong(value.source(), "'" + name + "' is more than 0");
+      } else if (key == "smoke_time") {
+        COFFER_TRY(out_.deploy.smoke_ms, seconds(value, name, 10 * 60'000));
+      } else if (key == "release_command") {
+        COFFER_TRY(out_.release_command, text(value, name));
+      } else {
+        ignore(name);
+      }
+    }
+    return {};
+  }
+
+  // A share is written as a fraction, a number of Machines as a whole number.
+  Result<uint32_t> read_unavailable(const toml::node &node, const std::string &key) const {
+    if (const auto *count = node.as_integer(); count && count->get() >= 1 && count->get() <= 1'000'000)
+      return static_cast<uint32_t>(1000 + count->get());
+    if (const auto *share = node.as_floating_point(); share && share->get() > 0 && share->get() <= 1)
+      return std::max(1u, static_cast<uint32_t>(share->get() * 1000 + 0.5));
+    return wrong(node.source(), "'" + key + "' must be a share from 0.001 to 1.0, or a number of Machines");
+  }
+
+  Result<void> read_checks(const toml::node &node) {
+    COFFER_TRY(const toml::table *checks, table(node, "checks"));
+    for (const auto &[name, value] : *checks) {
+      const std::string key = "checks." + printable(name.str(), 128);
+      if (!plain_name(name.str()))
+        return wrong(name.source(), "a check has a name of 1 to 63 of A-Z, a-z, 0-9, _ and -");
+      COFFER_TRY(const toml::table *entry, table(value, key));
+      ForProcesses<Check> check;
+      check.what.name = name.str();
+      const toml::node *type = entry->get("type");
+      if (!type) return wrong(value.source(), "'" + key + "' must have 'type'");
+      COFFER_TRY(const std::string kind, text(*type, key + ".type"));
+      if (kind == "tcp")
+        check.what.kind = Check::Kind::kTcp;
+      else if (kind == "http")
+        check.what.kind = Check::Kind::kHttp;
+      else if (kind == "command")
+        check.what.kind = Check::Kind::kCommand;
+      else
+        return wrong(type->source(), "'" + key + ".type': expected tcp, http or command");
+      COFFER_CHECK(read_check(*entry, key, std::move(check)));
+    }
+    return {};
+  }
+
+  // `check` has its name and kind, and its port if it is one of a service.
+  Result<void> read_check(const toml::table &entry, const std::string &where, ForProcesses<Check> check) {
+    const bool of_service = check.what.port != 0, command = check.what.kind == Check::Kind::kCommand;
+    for (const auto &[key, value] : entry) {
+      const std::string name = where + "." + std::string(key.str());
+      if (key == "type" && !of_service) continue;
+      if (key == "port" && !of_service && !command) {
+        COFFER_TRY(check.what.port, port(value, name));
+      } else if (key == "method" && check.what.kind == Check::Kind::kHttp) {
+        COFFER_TRY(check.what.method, text(value, name));
+        std::ranges::transform(check.what.method, check.what.method.begin(),
+                               [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
+      } else if (key == "path" && check.what.kind == Check::Kind::kHttp) {
+        COFFER_TRY(check.what.path, text(value, name));
+      } else if (key == "command" && command) {
+        COFFER_TRY(check.what.command, read_command(value, name));
+      } else if (key == "grace_period") {
+        COFFER_TRY(check.what.grace_ms, duration(value, name));
+      } else if (key == "interval") {
+        COFFER_TRY(check.what.interval_ms, duration(value, name));
+      } else if (key == "timeout") {
+        COFFER_TRY(check.what.timeout_ms, duration(value, name));
+      } else if (key == "processes" && !of_service) {
+        COFFER_TRY(check.processes, read_process_names(value, name));
+      } else {
+        ignore(name);
+      }
+    }
+    if (check.what.kind == Check::Kind::kHttp && check.what.path.empty()) check.what.path = "/";
+    if (const auto fine = check_check(check.what); !fine)
+      return wrong(entry.source(), "'" + where + "': " + fine.error().message);
+    out_.checks.push_back(std::move(check));
+    return {};
+  }
+
+  // [[services]], and [http_service], whose ports are those of Fly's proxy.  Names of checks are made of
+  // their place; the dots set them apart from those of [checks].
+  Result<void> read_services(const toml::node &node, const std::string &section) {
+    COFFER_TRY(const auto entries, tables(node, section));
+    for (size_t n = 0; n < entries.size(); ++n) {
+      const toml::table &entry = *entries[n];
+      ForProcesses<Port> published;
+      bool has_more = false;
+      std::vector<std::pair<std::string, Check::Kind>> lists;  // of checks
+      for (const auto &[key, value] : entry) {
+        const std::string name = section + "." + std::string(key.str());
+        if (key == "internal_port") {
+          COFFER_TRY(published.what.port, port(value, name));
+        } else if (key == "processes") {
+          COFFER_TRY(published.processes, read_process_names(value, name));
+        } else if (section == "http_service") {
+          if (key == "checks")
+            lists.emplace_back(key.str(), Check::Kind::kHttp);
+          else
+            ignore(name);
+        } else if (key == "protocol") {
+          COFFER_TRY(const std::string protocol, text(value, name));
+          if (protocol != "tcp" && protocol != "udp")
+            return wrong(value.source(), "'" + name + "': expected tcp or udp");
+          published.what.udp = protocol == "udp";
+        } else if (key == "tcp_checks" || key == "http_checks") {
+          lists.emplace_back(key.str(), key == "tcp_checks" ? Check::Kind::kTcp : Check::Kind::kHttp);
+        } else if (key == "ports") {
+          has_more = true;
+        } else {
+          ignore(name);
+        }
+      }
+      if (published.what.port == 0 && (has_more || !lists.empty()))
+        return wrong(entry.source(), "'" + section + "' must have 'internal_port'");
+      if (has_more) COFFER_CHECK(read_published(*entry.get("ports"), published));
+      for (const auto &[list, kind] : lists) {
+        const std::string name = section + "." + list;
+        COFFER_TRY(const auto checks, tables(*entry.get(list), name));
+        for (size_t i = 0; i < checks.size(); ++i) {
+          ForProcesses<Check> check;
+          check.what.name = section + "." + (section == "services" ? std::to_string(n + 1) + "." : "") +
+                            (list == "checks" ? "" : list.substr(0, list.find('_')) + ".") +
+                            std::to_string(i + 1);
+          check.what.kind = kind;
+          check.what.port = published.what.port;
+          check.processes = published.processes;
+          COFFER_CHECK(read_check(*checks[i], name, std::move(check)));
+        }
+      }
+    }
+    return {};
+  }
+
+  Result<void> read_published(const toml::node &node, const ForProcesses<Port> &service) {
+    COFFER_TRY(const auto entries, tables(node, "services.ports"));
+    for (const toml::table *entry : entries)
+      for (const auto &[key, value] : *entry) {
+        const std::string name = "services.ports." + std::string(key.str());
+        if (key == "port") {
+          ForProcesses<Port> published = service;
+          COFFER_TRY(published.what.host_port, port(value, name));
+          out_.ports.push_back(std::move(published));
+        } else {
+          ignore(name);
+        }
+      }
     return {};
   }
 
@@ -179,14 +432,18 @@ class Reader {
     if (!list || !std::ranges::all_of(*list, [](const toml::node &n) { return n.is_table(); }))
       return wrong(node.source(), "'files' must be written as [[files]]");
     std::vector<std::string> paths;
+    std::vector<std::pair<std::string, std::string>> reloads;
     for (const toml::node &entry : *list) {
       COFFER_TRY(AppFile file, read_file_entry(*entry.as_table()));
       paths.push_back(file.guest_path);
+      reloads.emplace_back(file.guest_path, file.reload);
       out_.files.push_back(std::move(file));
       // Checked as they come, so that the line is that of the second one.  Files of different processes never
       // meet, but two that differ only in that are more likely a mistake.
       if (const auto fine = check_guest_paths(paths); !fine)
         return wrong(entry.source(), "'files.guest_path': " + fine.error().message);
+      if (const auto fine = check_reload(reloads); !fine)
+        return wrong(entry.source(), "'files.reload': " + fine.error().message);
     }
     return {};
   }
@@ -223,6 +480,9 @@ class Reader {
         COFFER_TRY(file.processes, read_process_names(value, name));
       } else if (key == "env") {
         COFFER_TRY(file.env, flag(value, name));
+      } else if (key == "reload") {
+        COFFER_TRY(const std::string reload, text(value, name));
+        COFFER_TRY(file.reload, checked(value, name, parse_reload(reload)));
       } else {
         ignore(name);
       }
@@ -233,6 +493,8 @@ class Reader {
                    "[[files]] must have exactly one of 'secret_name', 'raw_value' and 'local_path'");
     if (file.env && file.secret_name.empty())
       return wrong(entry.source(), "'files.env' is for files with 'secret_name'");
+    if (!file.reload.empty() && file.secret_name.empty())
+      return wrong(entry.source(), "'files.reload' is for files with 'secret_name'");
     if (!has_mode && !file.secret_name.empty()) file.mode = 0400;
     return file;
   }
@@ -335,7 +597,7 @@ class Reader {
 
   AppConfig &out_;
   const fs::path &file_;
-  std::string ignored_;
+  std::vector<std::string> ignored_;
 };
 
 }  // namespace

@@ -148,21 +148,157 @@ memory_mb = 512
   EXPECT_EQ(c.memory[0].what, 512u << 20);
 }
 
-TEST(AppConfig, TablesOfTheRolloutAreAcceptedInSilence) {
+TEST(AppConfig, TheRolloutIsRead) {
+  const AppConfig none = parse("app = \"web\"");
+  EXPECT_FALSE(none.deploy.strategy || none.deploy.max_unavailable || none.deploy.smoke_ms ||
+               none.deploy.patience_ms);
   const AppConfig c = parse(R"(
-app = "web"
-[http_service]
-internal_port = 8080
-[[services]]
-internal_port = 8080
+[deploy]
+strategy = "immediate"
+max_unavailable = 0.25
+wait_timeout = "5m"
+smoke_time = 0
+release_command = "bin/migrate"
+)");
+  EXPECT_EQ(c.deploy.strategy, Strategy::kImmediate);
+  EXPECT_EQ(c.deploy.max_unavailable, 250u);
+  EXPECT_EQ(c.deploy.patience_ms, 300'000u);
+  EXPECT_EQ(c.deploy.smoke_ms, 0u);
+  EXPECT_EQ(c.release_command, "bin/migrate");
+  EXPECT_EQ(c.warning, "");
+  const std::vector<std::pair<std::string, uint32_t>> unavailable = {
+      {"0.33", 330}, {"1.0", 1000}, {"0.0001", 1}, {"1", 1001}, {"7", 1007}};
+  for (const auto &[text, stored] : unavailable)
+    EXPECT_EQ(parse("[deploy]\nmax_unavailable = " + text).deploy.max_unavailable, stored) << text;
+  EXPECT_EQ(parse("[deploy]\nsmoke_time = \"600s\"").deploy.smoke_ms, 600'000u);
+  EXPECT_EQ(parse("[deploy]\nwait_timeout = 90").deploy.patience_ms, 90'000u);
+}
+
+TEST(AppConfig, OtherStrategiesOfFlyAreRolling) {
+  for (const char *strategy : {"canary", "bluegreen"}) {
+    const AppConfig c = parse("[deploy]\nstrategy = \"" + std::string(strategy) + "\"\nseed = 1");
+    EXPECT_EQ(c.deploy.strategy, Strategy::kRolling);
+    EXPECT_THAT(c.warning, HasSubstr(std::string("'deploy.strategy' ") + strategy + " is done as rolling"));
+    EXPECT_THAT(c.warning, HasSubstr("deploy.seed"));
+  }
+}
+
+TEST(AppConfig, ChecksAreRead) {
+  const AppConfig c = parse(R"(
 [checks.alive]
 type = "tcp"
-[deploy]
-strategy = "rolling"
+port = 8080
+grace_period = "10s"
+interval = "1m30s"
+timeout = "500ms"
+[checks.home]
+type = "http"
+port = 8081
+method = "head"
+path = "/up"
+processes = ["web"]
+headers = {Host = "Zebrafish"}
+[checks.own]
+type = "command"
+command = "bin/check 'a b'"
+[checks.short]
+type = "http"
+port = 1
+[processes]
+web = "serve"
 )");
-  EXPECT_FALSE(c.pull);
-  EXPECT_THAT(c.restart, IsEmpty());
-  EXPECT_EQ(c.warning, "");
+  ASSERT_EQ(c.checks.size(), 4u);
+  EXPECT_EQ(c.checks[0].what, (Check{"alive", Check::Kind::kTcp, 8080, "GET", "", {}, 10'000, 90'000, 500}));
+  EXPECT_THAT(c.checks[0].processes, IsEmpty());
+  EXPECT_EQ(c.checks[1].what, (Check{"home", Check::Kind::kHttp, 8081, "HEAD", "/up"}));
+  EXPECT_THAT(c.checks[1].processes, ElementsAre("web"));
+  EXPECT_EQ(c.checks[2].what, (Check{"own", Check::Kind::kCommand, 0, "GET", "", {"bin/check", "a b"}}));
+  EXPECT_EQ(c.checks[3].what, (Check{"short", Check::Kind::kHttp, 1, "GET", "/"}));
+  EXPECT_EQ(c.warning, "/srv/web/fly.toml: these keys are not known and were ignored: checks.home.headers");
+}
+
+TEST(AppConfig, ServicesPublishPortsAndHaveChecks) {
+  const AppConfig c = parse(R"(
+[http_service]
+internal_port = 8080
+force_https = true
+[[http_service.checks]]
+path = "/up"
+interval = "15s"
+[[services]]
+internal_port = 5432
+processes = ["db"]
+[[services.ports]]
+port = 15432
+handlers = ["tls"]
+[[services.ports]]
+port = 15433
+handlers = ["tls"]
+[[services.tcp_checks]]
+timeout = "2s"
+[[services]]
+internal_port = 53
+protocol = "udp"
+[[services.ports]]
+port = 53
+[[services.http_checks]]
+[processes]
+db = ""
+)");
+  ASSERT_EQ(c.ports.size(), 3u);
+  EXPECT_EQ(c.ports[0].what, (Port{"", 15432, 5432, false}));
+  EXPECT_THAT(c.ports[0].processes, ElementsAre("db"));
+  EXPECT_EQ(c.ports[1].what, (Port{"", 15433, 5432, false}));
+  EXPECT_EQ(c.ports[2].what, (Port{"", 53, 53, true}));
+  EXPECT_THAT(c.ports[2].processes, IsEmpty());
+  ASSERT_EQ(c.checks.size(), 3u);
+  EXPECT_EQ(c.checks[0].what, (Check{"services.1.tcp.1", Check::Kind::kTcp, 5432}));
+  EXPECT_THAT(c.checks[0].processes, ElementsAre("db"));
+  EXPECT_EQ(c.checks[1].what, (Check{"services.2.http.1", Check::Kind::kHttp, 53, "GET", "/"}));
+  EXPECT_EQ(c.checks[2].what,
+            (Check{"http_service.1", Check::Kind::kHttp, 8080, "GET", "/up", {}, 0, 15'000}));
+  EXPECT_EQ(c.warning,
+            "/srv/web/fly.toml: these keys are not known and were ignored: "
+            "services.ports.handlers, http_service.force_https");
+}
+
+TEST(AppConfig, AProcessChoosesItsSecrets) {
+  const AppConfig c = parse(R"(
+[processes]
+all = {command = "serve --all"}
+none = {secrets = []}
+some = {command = "serve", secrets = ["DATABASE_URL", {name = "QUEUE_KEY", env_var = "KEY"}, {name = "QUEUE_KEY"}]}
+plain = "serve"
+)");
+  EXPECT_THAT(c.processes,
+              ElementsAre(Pair("all", ElementsAre("serve", "--all")), Pair("none", IsEmpty()),
+                          Pair("plain", ElementsAre("serve")), Pair("some", ElementsAre("serve"))));
+  EXPECT_THAT(c.process_secrets,
+              ElementsAre(Pair("none", IsEmpty()),
+                          Pair("some", ElementsAre(SecretVariable{"DATABASE_URL", "DATABASE_URL"},
+                                                   SecretVariable{"QUEUE_KEY", "KEY"},
+                                                   SecretVariable{"QUEUE_KEY", "QUEUE_KEY"}))));
+}
+
+TEST(AppConfig, AFileCanBeReplacedInARunningMachine) {
+  const AppConfig c = parse(R"(
+[[files]]
+guest_path = "/run/app/tls.key"
+secret_name = "KEY"
+reload = "signal:hup"
+[[files]]
+guest_path = "/run/app/tls.crt"
+secret_name = "CERTIFICATE"
+reload = "none"
+[[files]]
+guest_path = "/run/token"
+secret_name = "TOKEN"
+reload = "restart"
+)");
+  ASSERT_EQ(c.files.size(), 3u);
+  EXPECT_EQ(c.files[0].reload, "signal:SIGHUP");
+  EXPECT_EQ(c.files[1].reload, "none");
+  EXPECT_EQ(c.files[2].reload, "");
 }
 
 TEST(AppConfig, UnknownKeysMakeOneWarningThatNamesThemAndNoValue) {
@@ -233,6 +369,51 @@ TEST(AppConfig, ErrorsNameFileLineAndKeyAndNoValue) {
       {"[[vm]]\nmemory = \"5mb\"", ":2: 'vm.memory': memory is at least 6 MiB"},
       {"[[vm]]\nmemory = -256", ":2: 'vm.memory': expected a number of bytes"},
       {"[processes]\nweb = [\"Zebrafish\"]", ":2: 'processes.web' must be a string"},
+      {"[processes.web]\ncommand = 1", ":2: 'processes.web.command' must be a string"},
+      {"[processes.web]\nsecrets = \"Zebrafish\"", ":2: 'processes.web.secrets' must be a list"},
+      {"[processes.web]\nsecrets = [\"Zebra fish\"]", ":2: 'processes.web.secrets': a secret's name"},
+      {"[processes.web]\nsecrets = [1]", ":2: 'processes.web.secrets' must be a string"},
+      {"[processes.web]\nsecrets = [\n\"A\",\n{name = \"B\", env_var = \"A\"}]",
+       ":4: 'processes.web.secrets': variable A is given twice"},
+      {"[processes.web]\nsecrets = [{env_var = \"Zebrafish\"}]", "has an entry without 'name'"},
+      {"[processes.web]\nsecrets = [{name = \"A\", env_var = \"COFFER_A\"}]",
+       ":2: 'processes.web.secrets': a variable has a name"},
+      {"deploy = \"Zebrafish\"", ":1: 'deploy' must be a table"},
+      {"[deploy]\nstrategy = \"Zebrafish\"", ":2: 'deploy.strategy': expected rolling or immediate"},
+      {"[deploy]\nmax_unavailable = 0", ":2: 'deploy.max_unavailable' must be a share"},
+      {"[deploy]\nmax_unavailable = -1", ":2: 'deploy.max_unavailable' must be a share"},
+      {"[deploy]\nmax_unavailable = 1.5", ":2: 'deploy.max_unavailable' must be a share"},
+      {"[deploy]\nmax_unavailable = nan", ":2: 'deploy.max_unavailable' must be a share"},
+      {"[deploy]\nmax_unavailable = \"Zebrafish\"", ":2: 'deploy.max_unavailable' must be a share"},
+      {"[deploy]\nwait_timeout = \"Zebrafish\"", ":2: 'deploy.wait_timeout': expected a time"},
+      {"[deploy]\nwait_timeout = 0", ":2: 'deploy.wait_timeout' is more than 0"},
+      {"[deploy]\nsmoke_time = \"11m\"", ":2: 'deploy.smoke_time' is at most 10 minutes"},
+      {"[deploy]\nrelease_command = 1", ":2: 'deploy.release_command' must be a string"},
+      {"checks = \"Zebrafish\"", ":1: 'checks' must be a table"},
+      {"[checks]\na = \"Zebrafish\"", ":2: 'checks.a' must be a table"},
+      {"[checks.\"a/b\"]\ntype = \"tcp\"", ":1: a check has a name"},
+      {"[checks.a]\nport = 1", ":1: 'checks.a' must have 'type'"},
+      {"[checks.a]\ntype = \"Zebrafish\"", ":2: 'checks.a.type': expected tcp, http or command"},
+      {"[checks.a]\ntype = \"tcp\"", ":1: 'checks.a': a check has a port"},
+      {"[checks.a]\ntype = \"tcp\"\nport = 65536", ":3: 'checks.a.port' must be a port"},
+      {"[checks.a]\ntype = \"tcp\"\nport = 1\ninterval = 10", ":4: 'checks.a.interval' must have its unit"},
+      {"[checks.a]\ntype = \"tcp\"\nport = 1\ninterval = \"0s\"", ":1: 'checks.a': interval and timeout"},
+      {"[checks.a]\ntype = \"http\"\nport = 1\npath = \"Zebrafish\"", ":1: 'checks.a': the path"},
+      {"[checks.a]\ntype = \"command\"", ":1: 'checks.a': a check of type command has a command"},
+      {"[checks.a]\ntype = \"command\"\ncommand = \"'Zebra\"",
+       ":3: 'checks.a.command': a quote is not closed"},
+      {"[checks.a]\ntype = \"tcp\"\nport = 1\nprocesses = [\"Zebrafish\"]",
+       ":4: 'checks.a.processes' names a process"},
+      {"services = \"Zebrafish\"", ":1: 'services' must be written as [[services]]"},
+      {"[[services]]\nprotocol = \"Zebrafish\"", ":2: 'services.protocol': expected tcp or udp"},
+      {"[[services]]\ninternal_port = \"Zebrafish\"", ":2: 'services.internal_port' must be a port"},
+      {"[[services]]\n[[services.ports]]\nport = 1", ":1: 'services' must have 'internal_port'"},
+      {"[[services]]\ninternal_port = 1\n[[services.ports]]\nport = 0",
+       ":4: 'services.ports.port' must be a port"},
+      {"[[services]]\ninternal_port = 1\nports = [1]", ":3: 'services.ports' must be written as"},
+      {"[[services]]\ninternal_port = 1\n[[services.http_checks]]\npath = \"Zebrafish\"",
+       ":3: 'services.http_checks': the path"},
+      {"[http_service]\n[[http_service.checks]]", ":1: 'http_service' must have 'internal_port'"},
       {"[processes]\nweb = \"run 'Zebrafish\"", ":2: 'processes.web': a quote is not closed"},
       {"[processes]\n\"a/b\" = \"x\"", ":2: a process has a name"},
       {"[files]\nguest_path = \"/a\"", "'files' must be written as [[files]]"},
@@ -254,6 +435,15 @@ TEST(AppConfig, ErrorsNameFileLineAndKeyAndNoValue) {
        ":4: 'files.env' must be true or false"},
       {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nenv = true",
        "'files.env' is for files with 'secret_name'"},
+      {"[[files]]\nguest_path = \"/a/b\"\nsecret_name = \"A\"\nreload = \"Zebrafish\"",
+       ":4: 'files.reload': expected restart, none or a signal"},
+      {"[[files]]\nguest_path = \"/a/b\"\nraw_value = \"\"\nreload = \"none\"",
+       "'files.reload' is for files with 'secret_name'"},
+      {"[[files]]\nguest_path = \"/etc/b\"\nsecret_name = \"A\"\nreload = \"none\"",
+       ":1: 'files.reload': file /etc/b is to be replaced"},
+      {"[[files]]\nguest_path = \"/a/b\"\nsecret_name = \"A\"\nreload = \"none\"\n\n[[files]]\nguest_path = "
+       "\"/a/c\"\nraw_value = \"\"",
+       ":6: 'files.reload': the folder of /a/b"},
       {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nprocesses = \"web\"",
        ":4: 'files.processes' must be a list"},
       {"[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nprocesses = [\"Zebrafish\"]",

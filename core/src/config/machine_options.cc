@@ -214,6 +214,83 @@ Result<uint64_t> parse_stop_timeout(std::string_view text) {
   return *n * unit * 1000;
 }
 
+Result<uint64_t> parse_duration(std::string_view text) {
+  constexpr uint64_t kDay = 24 * 60 * 60 * 1000;
+  static constexpr std::pair<std::string_view, uint64_t> kUnits[] = {
+      {"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}};
+  const auto expected = [] { return wrong("expected a time with its unit, as in 500ms, 10s or 1m30s"); };
+  if (text.empty()) return expected();
+  uint64_t sum = 0;
+  while (!text.empty()) {
+    const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+    const auto n = number(text.substr(0, digits));
+    text.remove_prefix(digits);
+    const auto *unit = std::ranges::find_if(kUnits, [&](const auto &u) { return text.starts_with(u.first); });
+    if (!n || unit == std::end(kUnits)) return expected();
+    text.remove_prefix(unit->first.size());
+    if (*n > kDay / unit->second || (sum += *n * unit->second) > kDay)
+      return wrong("a time is at most a day");
+  }
+  return sum;
+}
+
+Result<std::string> parse_reload(std::string_view text) {
+  constexpr std::string_view kSignal = "signal:";
+  if (text == "restart") return "";
+  if (text == "none") return "none";
+  if (text.starts_with(kSignal))
+    if (auto signal = parse_signal(text.substr(kSignal.size()))) return std::string(kSignal) + *signal;
+  return wrong("expected restart, none or a signal, as in signal:HUP");
+}
+
+Result<void> check_reload(const std::vector<std::pair<std::string, std::string>> &files) {
+  static constexpr std::string_view kSystem[] = {
+      "",     "/bin",  "/boot", "/dev", "/etc",  "/home", "/lib", "/lib64", "/media", "/mnt",
+      "/opt", "/proc", "/root", "/run", "/sbin", "/srv",  "/sys", "/tmp",   "/usr",   "/var"};
+  for (const auto &[path, reload] : files) {
+    if (reload.empty()) continue;
+    const std::string folder = path.substr(0, path.rfind('/'));
+    if (std::ranges::find(kSystem, folder) != std::end(kSystem))
+      return wrong("file " + path + " is to be replaced in a running Machine: it needs a folder of its own");
+    for (const auto &[other, others_reload] : files)
+      if (others_reload.empty() && inside(other, folder))
+        return wrong("the folder of " + path +
+                     ", which is to be replaced in a running Machine, must not have " + other +
+                     ", which is not");
+  }
+  return {};
+}
+
+Result<void> check_check(const Check &c) {
+  if (c.interval_ms == 0 || c.timeout_ms == 0) return wrong("interval and timeout are more than 0");
+  if (c.kind == Check::Kind::kCommand) {
+    if (c.command.empty() || c.command.front().empty()) return wrong("a check of type command has a command");
+    return {};
+  }
+  if (c.port == 0) return wrong("a check has a port from 1 to 65535");
+  if (c.kind == Check::Kind::kTcp) return {};
+  const auto fine = [](char ch) { return ch > 0x20 && ch < 0x7f; };
+  if (!c.path.starts_with('/') || c.path.size() > 4096 || !std::ranges::all_of(c.path, fine))
+    return wrong("the path of a check begins with / and has neither blanks nor control characters");
+  if (c.method.empty() || c.method.size() > 16 ||
+      !std::ranges::all_of(c.method, [](char ch) { return ch >= 'A' && ch <= 'Z'; }))
+    return wrong("the method of a check is of A-Z");
+  return {};
+}
+
+Result<void> check_variables(const std::vector<SecretVariable> &all) {
+  for (size_t i = 0; i < all.size(); ++i) {
+    COFFER_CHECK(check_secret_name(all[i].secret));
+    if (!valid_variable(all[i].variable) || all[i].variable.size() > 255 ||
+        all[i].variable.starts_with("COFFER_"))
+      return wrong(
+          "a variable has a name of A-Z, a-z, 0-9 and _ that does not begin with a digit or COFFER_");
+    for (size_t k = 0; k < i; ++k)
+      if (all[i].variable == all[k].variable) return wrong("variable " + all[i].variable + " is given twice");
+  }
+  return {};
+}
+
 Result<std::string> parse_capability(std::string_view text) {
   std::string name = mapped(text, upper);
   if (name.starts_with("CAP_")) name = name.substr(4);

@@ -189,6 +189,77 @@ TEST(MachineOptions, StopTimeoutsAreSecondsUpToADay) {
     refusal(parse_stop_timeout(text), text);
 }
 
+TEST(MachineOptions, DurationsHaveTheirUnits) {
+  const std::vector<std::pair<std::string, uint64_t>> good = {
+      {"500ms", 500},     {"10s", 10'000},     {"1m30s", 90'000}, {"2h", 7'200'000},
+      {"1s500ms", 1'500}, {"24h", 86'400'000}, {"0s", 0},         {"86400000ms", 86'400'000}};
+  for (const auto &[text, ms] : good) EXPECT_EQ(parse_duration(text).value(), ms) << text;
+  for (const char *text : {"", "5", "s", "ms", "-1s", "1.5s", "1 s", "1d", "10S", "1m30", "m30s", "24h1ms",
+                           "25h", "Zebra", "18446744073709551616s", "18446744073709551615ms"})
+    refusal(parse_duration(text), text);
+}
+
+TEST(MachineOptions, AFileIsReplacedWithOrWithoutASignalOrNot) {
+  EXPECT_EQ(parse_reload("restart").value(), "");
+  EXPECT_EQ(parse_reload("none").value(), "none");
+  EXPECT_EQ(parse_reload("signal:HUP").value(), "signal:SIGHUP");
+  EXPECT_EQ(parse_reload("signal:sigusr1").value(), "signal:SIGUSR1");
+  EXPECT_EQ(parse_reload("signal:10").value(), "signal:10");
+  for (const char *text : {"", "Zebra", "HUP", "signal", "signal:", "signal:0", "signal:Zebra fish", "NONE"})
+    refusal(parse_reload(text), text);
+}
+
+TEST(MachineOptions, FilesThatAreReplacedHaveAFolderOfTheirOwn) {
+  EXPECT_TRUE(check_reload({}));
+  EXPECT_TRUE(check_reload({{"/etc/a", ""}, {"/etc/app/b", "none"}, {"/etc/app/c", "signal:SIGHUP"}}));
+  EXPECT_TRUE(check_reload({{"/etc/app2/a", ""}, {"/etc/app/b", "none"}, {"/secrets/c", "none"}}));
+  for (const char *path : {"/a", "/etc/a", "/run/a", "/usr/a", "/var/a", "/tmp/a", "/bin/a", "/sbin/a",
+                           "/lib/a", "/root/a", "/home/a", "/proc/a", "/sys/a", "/dev/a"}) {
+    EXPECT_THAT(refusal(check_reload({{path, "none"}}), path), HasSubstr(path));
+    EXPECT_TRUE(check_reload({{path, ""}})) << path;
+  }
+  for (const char *other : {"/run/app/b", "/run/app/x/y"}) {
+    EXPECT_THAT(refusal(check_reload({{"/run/app/a", "none"}, {other, ""}}), other), HasSubstr(other));
+    EXPECT_THAT(refusal(check_reload({{other, ""}, {"/run/app/a", "none"}}), other), HasSubstr(other));
+  }
+}
+
+TEST(MachineOptions, ChecksCanBeTried) {
+  Check c;
+  c.port = 80;
+  EXPECT_TRUE(check_check(c));
+  c.kind = Check::Kind::kHttp;
+  c.path = "/health?deep=1";
+  EXPECT_TRUE(check_check(c));
+  const auto refused = [&](auto change) {
+    Check wrong = c;
+    change(wrong);
+    return !refusal(check_check(wrong), "a check").empty();
+  };
+  EXPECT_TRUE(refused([](Check &w) { w.port = 0; }));
+  for (const char *path : {"", "Zebra", "/a b", "/a\r\nX: 1", "/\xc3\xa4"})
+    EXPECT_TRUE(refused([&](Check &w) { w.path = path; })) << path;
+  for (const char *method : {"", "get", "GET /", "GET\r\n", "ABCDEFGHIJKLMNOPQ"})
+    EXPECT_TRUE(refused([&](Check &w) { w.method = method; })) << method;
+  EXPECT_TRUE(refused([](Check &w) { w.interval_ms = 0; }));
+  EXPECT_TRUE(refused([](Check &w) { w.timeout_ms = 0; }));
+  c.kind = Check::Kind::kCommand;
+  EXPECT_TRUE(refused([](Check &) {}));
+  EXPECT_TRUE(refused([](Check &w) { w.command = {""}; }));
+  c.command = {"true"};
+  EXPECT_TRUE(check_check(c));
+}
+
+TEST(MachineOptions, VariablesOfSecretsAreNamedOnce) {
+  EXPECT_TRUE(check_variables({}));
+  EXPECT_TRUE(check_variables({{"A", "A"}, {"A", "B"}, {"B", "C"}}));
+  EXPECT_EQ(refusal(check_variables({{"A", "A"}, {"B", "A"}}), ""), "variable A is given twice");
+  for (const char *name : {"", "1A", "A-B", "A=Zebra", "COFFER_A"}) {
+    refusal(check_variables({{"A", name}}), name);
+    refusal(check_variables({{name, "A"}}), name);
+  }
+}
+
 TEST(MachineOptions, CapabilitiesAreUpperCaseWithoutTheirPrefix) {
   EXPECT_EQ(parse_capability("NET_RAW").value(), "NET_RAW");
   EXPECT_EQ(parse_capability("cap_net_raw").value(), "NET_RAW");

@@ -51,8 +51,8 @@ struct SecretVariable {
 enum class Strategy : uint8_t { kRolling = 1, kImmediate = 2 };  // kImmediate: all Machines in one wave
 struct DeployPolicy {
   Strategy strategy = Strategy::kRolling;
-  // Of a wave behind the first Machine, in thousandths: up to 1000 a share of all Machines (1000: all), above
-  // that thousand times their number.
+  // How large a wave behind the first Machine is: 1 to 1000 thousandths of all Machines, or 1000 and their
+  // number: 1001 is one.
   uint32_t max_unavailable = 333;
   uint64_t smoke_ms = 3000;        // that a Machine has to stay up
   uint64_t patience_ms = 300'000;  // with the checks of a Machine

@@ -22,6 +22,7 @@ struct AppFile {
   uint32_t mode = 0444;                  // 0400 for a secret, unless given
   std::vector<std::string> processes;    // empty: all
   bool env = false;                      // the secret is an env entry too
+  std::string reload;                    // FileBinding::reload
 };
 
 // What a section says about some of the processes, or all.
@@ -31,19 +32,31 @@ struct ForProcesses {
   std::vector<std::string> processes;  // empty: all
 };
 
+// [deploy]: what it does not say is absent.
+struct DeploySection {
+  std::optional<Strategy> strategy;
+  std::optional<uint32_t> max_unavailable;  // DeployPolicy::max_unavailable
+  std::optional<uint64_t> smoke_ms, patience_ms;
+};
+
 struct AppConfig {
   std::string app;                         // may be empty
   std::map<std::string, std::string> env;  // not secret
   std::string image;                       // may be empty
   bool pull = false;
-  std::map<std::string, std::vector<std::string>> processes;  // no words: the image's own command
+  std::map<std::string, std::vector<std::string>> processes;           // no words: the image's own command
+  std::map<std::string, std::vector<SecretVariable>> process_secrets;  // of those that do not get all
   std::vector<AppFile> files;
   std::vector<ForProcesses<Mount>> mounts;
   std::vector<ForProcesses<RestartPolicy>> restart;
   std::vector<ForProcesses<uint64_t>> memory;  // bytes; 0: no limit
-  std::string stop_signal;                     // may be empty
-  uint64_t stop_timeout_ms = 0;                // 0: not said
-  std::string warning;  // one sentence that names the keys that were ignored; may be empty
+  std::vector<ForProcesses<Port>> ports;
+  std::vector<ForProcesses<Check>> checks;
+  DeploySection deploy;
+  std::string release_command;   // may be empty
+  std::string stop_signal;       // may be empty
+  uint64_t stop_timeout_ms = 0;  // 0: not said
+  std::string warning;  // one sentence: keys that were ignored, and what is done otherwise; may be empty
 };
 
 // `file` is for messages and for local_path.  Errors are kInvalidArgument with "FILE:LINE" and the key, never

@@ -33,6 +33,17 @@ Result<RestartPolicy> parse_restart(std::string_view);
 Result<std::string> parse_signal(std::string_view);
 // "5", "5s", "2m": 1 s .. 1 day, in milliseconds
 Result<uint64_t> parse_stop_timeout(std::string_view);
+// "500ms", "10s", "1m30s", "2h": at most a day, in milliseconds; the unit is a must.
+Result<uint64_t> parse_duration(std::string_view);
+// What a new value of a file's secret does (FileBinding::reload): restart, none, signal:NAME.
+Result<std::string> parse_reload(std::string_view);
+// Path in the Machine and `reload` of each file: one that is replaced in a running Machine has a folder in
+// which all are, and that is not one of the system.
+Result<void> check_reload(const std::vector<std::pair<std::string, std::string>> &files);
+// What can be tried: a port for tcp and http, a path, a command.
+Result<void> check_check(const Check &);
+// Variables that hold secrets: names that are possible, none twice.
+Result<void> check_variables(const std::vector<SecretVariable> &);
 // "NET_RAW", "cap_net_raw", "ALL": as NET_RAW, ALL
 Result<std::string> parse_capability(std::string_view);
 Result<void> check_network(std::string_view);
