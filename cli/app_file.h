@@ -2,6 +2,7 @@
 #ifndef COFFER_CLI_APP_FILE_H
 #define COFFER_CLI_APP_FILE_H
 
+#include <map>
 #include <optional>
 
 #include "arguments.h"
@@ -12,10 +13,13 @@ namespace coffer::cli {
 
 // Absent: no -c, and none in the working directory.  Warnings are printed here.
 Result<std::optional<AppConfig>> find_app_file(const Arguments &);
-// The [[files]] that belong to `process` ("": the default one), with local_path read.
-Result<std::vector<FileBinding>> file_bindings(const AppConfig &, const std::string &process);
-// Does a section with these `processes` count for `process` ("": the default one, `app`)?
-bool counts_for(const std::vector<std::string> &processes, const std::string &process);
+// The whole config of a Machine of `process`, without a name, as the App config has it; local_path is read.
+// "": what counts for `app`, but neither its command nor its choice of secrets.  kNotFound: there is no such
+// process; without [processes] `app` is the only one.
+Result<MachineConfig> process_config(const AppConfig &, const std::string &process);
+Result<void> set_env(MachineConfig &, const std::map<std::string, std::string> &env);
+// That its files, mounts and ports go together.
+Result<void> check_config(const MachineConfig &);
 
 }  // namespace coffer::cli
 #endif

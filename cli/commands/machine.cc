@@ -87,26 +87,20 @@ Result<T> of_option(const std::string &option, Result<T> parsed) {
   return parsed;
 }
 
-// [build] [[mounts]] [[restart]] [[vm]] and the top level of the App config.
-void take_from(const AppConfig &file, const Arguments &a, MachineConfig &c) {
-  c.image = file.image;
-  for (const auto &m : file.mounts)
-    if (counts_for(m.processes, a.process)) c.mounts.push_back(m.what);
-  for (const auto &r : file.restart)
-    if (counts_for(r.processes, a.process)) c.restart = r.what;
-  for (const auto &m : file.memory)
-    if (counts_for(m.processes, a.process)) c.memory_bytes = m.what;
-  c.stop_signal = file.stop_signal;
-  c.stop_timeout_ms = file.stop_timeout_ms;
-}
-
 // What the options say goes before what the App config says.
 Result<void> take_options(const Arguments &a, MachineConfig &c) {
+  const std::vector<Port> published = std::exchange(c.ports, {});
   for (size_t i = 0; i < a.ports.size(); ++i) {
     COFFER_TRY(Port p, of_option("-p " + std::to_string(i + 1), parse_port(a.ports[i])));
     c.ports.push_back(std::move(p));
     COFFER_CHECK(of_option("-p " + std::to_string(i + 1), check_ports(c.ports)));
   }
+  const std::vector<Port> options = c.ports;
+  for (const Port &p : published)
+    if (std::ranges::none_of(options, [&](const Port &o) {
+          return o.udp == p.udp && (o.port == p.port || o.host_port == p.host_port);
+        }))
+      c.ports.push_back(p);
   const std::vector<Mount> of_file = std::exchange(c.mounts, {});
   for (size_t i = 0; i < a.mounts.size(); ++i) {
     COFFER_TRY(Mount m, of_option("-v " + std::to_string(i + 1), parse_mount(a.mounts[i])));
@@ -148,28 +142,17 @@ Result<void> take_options(const Arguments &a, MachineConfig &c) {
 }
 
 Result<MachineConfig> machine_config(const Arguments &a, const std::optional<AppConfig> &file) {
-  MachineConfig c;
-  c.name = a.name;
-  c.user = a.user;
-  c.process = a.process;
-  c.argv = a.tail;
   if (!a.name.empty())
     if (auto ok = check_app_name(a.name); !ok)
       return fail(ErrorCode::kInvalidArgument, "--name: a Machine's name is 1 to 63 of a-z, 0-9 and -");
-  std::map<std::string, std::string> env;
-  if (file) take_from(*file, a, c);
+  COFFER_TRY(MachineConfig c, process_config(file.value_or(AppConfig()), a.process));
   COFFER_CHECK(take_options(a, c));
-  if (file) {
-    for (const auto &[key, value] : file->env) env[key] = value;
-    COFFER_TRY(c.files, file_bindings(*file, a.process));
-  }
-  if (!a.process.empty()) {
-    if (!file || !file->processes.contains(a.process))
-      return fail(ErrorCode::kNotFound, "the App config has no [processes] entry of that name",
-                  "Add it to coffer.toml, or give the command behind --.");
-    if (!c.argv.empty()) return usage("--process and a command behind -- cannot both be given");
-    c.argv = file->processes.at(a.process);
-  }
+  c.name = a.name;
+  c.user = a.user;
+  if (!a.process.empty() && !a.tail.empty())
+    return usage("--process and a command behind -- cannot both be given");
+  if (a.process.empty()) c.argv = a.tail;
+  std::map<std::string, std::string> env(c.env.begin(), c.env.end());
   for (size_t i = 0; i < a.env_files.size(); ++i) {
     COFFER_TRY(const SecretBytes text, read_file(a.env_files[i], 16u << 20));
     auto entries = parse_dotenv(text.reveal());
@@ -182,20 +165,12 @@ Result<MachineConfig> machine_config(const Arguments &a, const std::optional<App
       return usage("-e " + std::to_string(i + 1) + ": expected NAME=VALUE");
     env[a.env[i].substr(0, equals)] = a.env[i].substr(equals + 1);
   }
-  for (const auto &[key, value] : env) {
-    if (value.find('\0') != std::string::npos || key.size() + 1 + value.size() > 131071)
-      return fail(ErrorCode::kInvalidArgument,
-                  "variable " + key + " holds a NUL byte or is over 131,071 bytes");
-    c.env.emplace_back(key, value);
-  }
+  COFFER_CHECK(set_env(c, env));
   for (size_t i = 0; i < a.files.size(); ++i) {
     COFFER_TRY(FileBinding f, parse_file(a.files[i], i + 1));
     c.files.push_back(std::move(f));
   }
-  std::vector<std::string> paths;
-  for (const FileBinding &f : c.files) paths.push_back(f.guest_path);
-  COFFER_CHECK(check_guest_paths(paths));
-  COFFER_CHECK(check_mounts(c.mounts, paths));
+  COFFER_CHECK(check_config(c));
   return c;
 }
 

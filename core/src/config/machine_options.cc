@@ -262,6 +262,10 @@ Result<void> check_reload(const std::vector<std::pair<std::string, std::string>>
 }
 
 Result<void> check_check(const Check &c) {
+  if (c.name.empty() || c.name.size() > 128 || !std::ranges::all_of(c.name, [](char ch) {
+        return letter(ch) || digit(ch) || ch == '_' || ch == '.' || ch == '-';
+      }))
+    return wrong("a check has a name of 1 to 128 of A-Z, a-z, 0-9, _, . and -");
   if (c.interval_ms == 0 || c.timeout_ms == 0) return wrong("interval and timeout are more than 0");
   if (c.kind == Check::Kind::kCommand) {
     if (c.command.empty() || c.command.front().empty()) return wrong("a check of type command has a command");

@@ -226,6 +226,7 @@ TEST(MachineOptions, FilesThatAreReplacedHaveAFolderOfTheirOwn) {
 
 TEST(MachineOptions, ChecksCanBeTried) {
   Check c;
+  c.name = "services.1.tcp.1";
   c.port = 80;
   EXPECT_TRUE(check_check(c));
   c.kind = Check::Kind::kHttp;
@@ -236,6 +237,8 @@ TEST(MachineOptions, ChecksCanBeTried) {
     change(wrong);
     return !refusal(check_check(wrong), "a check").empty();
   };
+  for (const char *name : {"", "Zebra fish", "a/b", "a\n"})
+    EXPECT_TRUE(refused([&](Check &w) { w.name = name; })) << name;
   EXPECT_TRUE(refused([](Check &w) { w.port = 0; }));
   for (const char *path : {"", "Zebra", "/a b", "/a\r\nX: 1", "/\xc3\xa4"})
     EXPECT_TRUE(refused([&](Check &w) { w.path = path; })) << path;

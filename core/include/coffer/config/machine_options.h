@@ -40,7 +40,7 @@ Result<std::string> parse_reload(std::string_view);
 // Path in the Machine and `reload` of each file: one that is replaced in a running Machine has a folder in
 // which all are, and that is not one of the system.
 Result<void> check_reload(const std::vector<std::pair<std::string, std::string>> &files);
-// What can be tried: a port for tcp and http, a path, a command.
+// What can be tried: a name, a port for tcp and http, a path, a command.
 Result<void> check_check(const Check &);
 // Variables that hold secrets: names that are possible, none twice.
 Result<void> check_variables(const std::vector<SecretVariable> &);
