@@ -93,6 +93,15 @@ TEST_F(InjectEnv, ARenamedSecretAppearsUnderItsNewNamesOnly) {
             (Variables{{"A", "B"}, {"B", "A"}}));
 }
 
+TEST_F(InjectEnv, ARenamedSecretKeepsItsNameWhereThatIsOneOfItsVariables) {
+  const std::string bindings = R"({"rename":{"A":"A","X":"A","B":"B"},"only":["A","B"]})";
+  EXPECT_EQ(call(false, bindings, {{"A", ""}, {"B", "", true}, {"C", ""}}).variables,
+            (Variables{{"A", "A"}, {"X", "A"}, {"B", "B"}}));
+  EXPECT_EQ(call(true, bindings, {{"A", "1"}, {"B", "2", true}}).variables,
+            (Variables{{"A", "1"}, {"X", "1"}, {"B", "2"}}));
+  EXPECT_EQ(call(false, R"({"rename":{},"only":[]})", {{"A", ""}}).variables, (Variables{}));
+}
+
 TEST_F(InjectEnv, OnlyLeavesOutEverythingElse) {
   EXPECT_EQ(call(false, R"({"only":["A"]})", {{"A", ""}, {"B", ""}}).variables, (Variables{{"A", "A"}}));
   EXPECT_EQ(call(false, R"({"only":["A"],"rename":{"X":"B"}})", {{"A", ""}, {"B", ""}}).variables,

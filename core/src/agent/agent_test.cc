@@ -25,6 +25,7 @@ using fakes::position;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Pair;
 using testing::SizeIs;
 
 constexpr std::string_view kMachine = "0123456789abcd";
@@ -312,6 +313,41 @@ TEST_F(AgentTest, APlainVariableThatASecretHidesIsWarnedOf) {
   EXPECT_FALSE(out.failed);
   EXPECT_THAT(out.warnings, ElementsAre("variable A is set both plainly and as a secret: the secret wins"));
   EXPECT_EQ(machines_.get(machines_.of(kMachine), "env-A"), "secret");
+}
+
+TEST_F(AgentTest, AMachineThatChoosesItsSecretsGetsTheseVariablesAndNoOthers) {
+  const auto variables = [&] {
+    std::map<std::string, std::string> out;
+    for (const char *name : {"A", "B", "C", "FILE", "X", "Y"})
+      if (const auto value = machines_.get(machines_.of(kMachine), std::string("env-") + name))
+        out.emplace(name, *value);
+    return out;
+  };
+  const std::map<std::string, std::string> secrets = {{"A", "1"}, {"B", "2"}, {"C", "3"}, {"FILE", "4"}};
+  MachineConfig config;
+  config.files = {{"/run/key", "FILE", "", 0400, FileEncoding::kRaw, true, false, 0, 0, ""}};
+  booted(host_.order(1, secrets, config));
+  EXPECT_EQ(variables(), secrets);
+
+  using Chosen = std::vector<SecretVariable>;
+  config.secrets = Chosen{{"A", "A"}, {"A", "X"}, {"B", "Y"}};
+  EXPECT_FALSE(booted(host_.order(2, secrets, config)).failed);
+  EXPECT_THAT(variables(), ElementsAre(Pair("A", "1"), Pair("X", "1"), Pair("Y", "2")));
+  EXPECT_EQ(machines_.get(machines_.of(kMachine), "file-,run,key"), "4");
+
+  config.secrets = Chosen{{"FILE", "X"}, {"B", "A"}};
+  EXPECT_FALSE(booted(host_.order(3, secrets, config)).failed);
+  EXPECT_THAT(variables(), ElementsAre(Pair("A", "2"), Pair("X", "4")));
+
+  config.secrets.emplace();
+  EXPECT_FALSE(booted(host_.order(4, secrets, config)).failed);
+  EXPECT_THAT(variables(), IsEmpty());
+
+  config.secrets = Chosen{{"ABSENT", "A"}};
+  const BootOutcome out = booted(host_.order(5, secrets, config));
+  ASSERT_TRUE(out.failed);
+  EXPECT_EQ(out.failed->code, ErrorCode::kNotFound);
+  EXPECT_THAT(out.failed->message, HasSubstr("ABSENT"));
 }
 
 // ---- what is refused before an instance exists ----

@@ -40,13 +40,28 @@ std::string bindings_for(std::string_view injector, const MachineConfig &config,
     }
     j.end_array();
   } else if (injector == "inject-env") {
-    j.key("also").begin_array();
-    for (const FileBinding &f : config.files)
-      if (f.env && !f.secret.empty()) j.value(f.secret);
-    j.end_array();
-    if (only) {
+    std::optional<std::set<std::string>> wanted;
+    if (only) wanted = *only;
+    if (config.secrets) {
+      // Each under its variables and no other: one that keeps its name is renamed to it.
+      std::set<std::string> chosen;
+      j.key("rename").begin_object();
+      for (const SecretVariable &v : *config.secrets) {
+        if (only && !only->contains(v.secret)) continue;
+        chosen.insert(v.secret);
+        j.field(v.variable, v.secret);
+      }
+      j.end_object();
+      wanted = std::move(chosen);
+    } else {
+      j.key("also").begin_array();
+      for (const FileBinding &f : config.files)
+        if (f.env && !f.secret.empty()) j.value(f.secret);
+      j.end_array();
+    }
+    if (wanted) {
       j.key("only").begin_array();
-      for (const std::string &name : *only) j.value(name);
+      for (const std::string &name : *wanted) j.value(name);
       j.end_array();
     }
   }
