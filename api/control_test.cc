@@ -385,9 +385,15 @@ TEST_P(ControlTest, WhatARunIsAskedForStandsInTheLaunchSpec) {
   c.entrypoint = {"/bin/sh", "-c"};
   c.argv = {"echo \"\\ \xc3\xa9\n\t\x01", ""};
   c.env = {{"EMPTY", ""}, {"ODD", "line\nquote\" \\ \xe2\x82\xac \x7f"}};
-  c.files = {{"/run/a", "KEY", "", 0440, FileEncoding::kBase64, false, true, 1000, 4294967294},
-             {"/run/b", "", std::string("\x00\xff\n", 3), 0400, FileEncoding::kRaw, false, false, 0, 0},
-             {"/run/c", "", "", 0444, FileEncoding::kRaw, true, false, 0, 0}};
+  c.files = {{"/run/a", "KEY", "", 0440, FileEncoding::kBase64, false, true, 1000, 4294967294, ""},
+             {"/run/b", "", std::string("\x00\xff\n", 3), 0400, FileEncoding::kRaw, false, false, 0, 0, ""},
+             {"/run/c", "", "", 0444, FileEncoding::kRaw, true, false, 0, 0, ""},
+             {"/run/d/a", "KEY", "", 0400, FileEncoding::kRaw, false, false, 0, 0, "signal:SIGHUP"},
+             {"/run/d/b", "KEY", "", 0400, FileEncoding::kRaw, false, false, 0, 0, "none"}};
+  c.secrets = std::vector<SecretVariable>{{"KEY", "KEY"}, {"KEY", "OTHER"}};
+  c.checks = {{"alive", Check::Kind::kTcp, 80, "GET", "", {}, 1, 2, 3},
+              {"services.1.http.1", Check::Kind::kHttp, 8080, "HEAD", "/up?a=\"b\"", {}, 0, 86'400'000, 1},
+              {"own", Check::Kind::kCommand, 0, "GET", "", {"sh", "-c", ""}}};
   c.user = "1000:1000";
   c.workdir = "/srv";
   c.stop_signal = "SIGINT";

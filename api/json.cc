@@ -68,6 +68,8 @@ std::string_view policy_word(RestartPolicy p) {
   return p == RestartPolicy::kNo ? "no" : p == RestartPolicy::kAlways ? "always" : "on-failure";
 }
 
+constexpr std::array<std::string_view, 4> kCheckWords = {"", "tcp", "http", "command"};
+
 }  // namespace
 
 std::string_view word_of(ErrorCode c) { return kWords[static_cast<size_t>(c)]; }
@@ -274,6 +276,7 @@ void write(JsonWriter &j, const MachineConfig &c) {
       j.field("secret_name", f.secret)
           .field("encoding", f.encoding == FileEncoding::kBase64 ? "base64" : "raw");
     if (f.has_owner) j.field("uid", f.uid).field("gid", f.gid);
+    if (!f.reload.empty()) j.field("reload", f.reload);
     j.end_object();
   }
   j.end_array().key("ports").begin_array();
@@ -300,7 +303,27 @@ void write(JsonWriter &j, const MachineConfig &c) {
       .field("signal", c.stop_signal)
       .field("timeout_ms", c.stop_timeout_ms)
       .end_object();
-  j.field("network", c.network)
+  if (c.secrets) {
+    j.key("secrets").begin_array();
+    for (const SecretVariable &v : *c.secrets)
+      j.begin_object().field("name", v.secret).field("env_var", v.variable).end_object();
+    j.end_array();
+  }
+  j.key("checks").begin_array();
+  for (const Check &check : c.checks) {
+    j.begin_object().field("name", check.name).field("type", kCheckWords[static_cast<size_t>(check.kind)]);
+    if (check.kind == Check::Kind::kCommand)
+      write_texts(j, "command", check.command);
+    else
+      j.field("port", check.port);
+    if (check.kind == Check::Kind::kHttp) j.field("method", check.method).field("path", check.path);
+    j.field("grace_ms", check.grace_ms)
+        .field("interval_ms", check.interval_ms)
+        .field("timeout_ms", check.timeout_ms)
+        .end_object();
+  }
+  j.end_array()
+      .field("network", c.network)
       .field("read_only", c.read_only)
       .field("memory_bytes", c.memory_bytes)
       .end_object();
@@ -309,7 +332,8 @@ void write(JsonWriter &j, const MachineConfig &c) {
 namespace {
 
 Result<FileBinding> read_file(const JsonValue &v) {
-  COFFER_CHECK(v.only({"guest_path", "mode", "env", "raw_value", "secret_name", "encoding", "uid", "gid"}));
+  COFFER_CHECK(
+      v.only({"guest_path", "mode", "env", "raw_value", "secret_name", "encoding", "uid", "gid", "reload"}));
   FileBinding f;
   COFFER_TRY(f.guest_path, text(v, "guest_path"));
   COFFER_TRY(const int64_t mode, number_or(v, "mode", 0400, 0, 0777));
@@ -336,7 +360,54 @@ Result<FileBinding> read_file(const JsonValue &v) {
     f.uid = static_cast<uint32_t>(uid);
     f.gid = static_cast<uint32_t>(gid);
   }
+  COFFER_TRY(const std::string reload, text_or(v, "reload", "restart"));
+  auto parsed = parse_reload(reload);
+  if (!parsed) return std::unexpected(std::move(parsed).error().in("field " + v.where() + ".reload"));
+  f.reload = *std::move(parsed);
+  if (!f.reload.empty() && f.secret.empty())
+    return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ".reload: only of a secret");
   return f;
+}
+
+Result<Check> read_check(const JsonValue &v) {
+  COFFER_CHECK(
+      v.only({"name", "type", "port", "method", "path", "command", "grace_ms", "interval_ms", "timeout_ms"}));
+  constexpr int64_t kDay = 86'400'000;
+  Check c;
+  COFFER_TRY(c.name, text(v, "name"));
+  COFFER_TRY(const std::string type, text(v, "type"));
+  const auto at = std::find(kCheckWords.begin() + 1, kCheckWords.end(), type);
+  if (at == kCheckWords.end())
+    return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ".type: expected tcp, http or command");
+  c.kind = static_cast<Check::Kind>(at - kCheckWords.begin());
+  COFFER_TRY(const int64_t port, number_or(v, "port", 0, 1, 65535));
+  c.port = static_cast<uint16_t>(port);
+  COFFER_TRY(c.method, text_or(v, "method", "GET"));
+  COFFER_TRY(c.path, text_or(v, "path", c.kind == Check::Kind::kHttp ? "/" : ""));
+  COFFER_TRY(c.command, texts(v, "command"));
+  COFFER_TRY(const int64_t grace, number_or(v, "grace_ms", 0, 0, kDay));
+  COFFER_TRY(const int64_t interval, number_or(v, "interval_ms", 1000, 1, kDay));
+  COFFER_TRY(const int64_t timeout, number_or(v, "timeout_ms", 2000, 1, kDay));
+  c.grace_ms = static_cast<uint64_t>(grace);
+  c.interval_ms = static_cast<uint64_t>(interval);
+  c.timeout_ms = static_cast<uint64_t>(timeout);
+  if (auto ok = check_check(c); !ok) return std::unexpected(std::move(ok).error().in("field " + v.where()));
+  return c;
+}
+
+Result<void> read_secrets(const JsonValue &v, MachineConfig &c) {
+  COFFER_TRY(const auto items, v.items());
+  c.secrets.emplace();
+  for (const JsonValue &item : items) {
+    COFFER_CHECK(item.only({"name", "env_var"}));
+    SecretVariable one;
+    COFFER_TRY(one.secret, text(item, "name"));
+    COFFER_TRY(one.variable, text_or(item, "env_var", one.secret));
+    c.secrets->push_back(std::move(one));
+  }
+  if (auto ok = check_variables(*c.secrets); !ok)
+    return std::unexpected(std::move(ok).error().in("field " + v.where()));
+  return {};
 }
 
 Result<Port> read_port(const JsonValue &v) {
@@ -383,7 +454,7 @@ Result<void> read_env(const JsonValue &v, MachineConfig &c) {
 
 Result<MachineConfig> read_config(const JsonValue &v) {
   COFFER_CHECK(v.only({"image", "init", "env", "files", "ports", "mounts", "cap_drop", "metadata", "restart",
-                       "stop_config", "network", "read_only", "memory_bytes"}));
+                       "stop_config", "network", "read_only", "memory_bytes", "secrets", "checks"}));
   MachineConfig c;
   COFFER_TRY(c.image, text(v, "image"));
   c.image_name = c.image;
@@ -393,12 +464,22 @@ Result<MachineConfig> read_config(const JsonValue &v) {
   if (env) COFFER_CHECK(read_env(*env, c));
   COFFER_TRY(const auto files, items_or_none(v, "files"));
   std::vector<std::string> paths;
+  std::vector<std::pair<std::string, std::string>> reloads;
   for (const JsonValue &f : files) {
     COFFER_TRY(FileBinding file, read_file(f));
     paths.push_back(file.guest_path);
+    reloads.emplace_back(file.guest_path, file.reload);
     c.files.push_back(std::move(file));
   }
   COFFER_CHECK(check_guest_paths(paths));
+  COFFER_CHECK(check_reload(reloads));
+  COFFER_TRY(const auto secrets, v.find("secrets"));
+  if (secrets && !secrets->is_null()) COFFER_CHECK(read_secrets(*secrets, c));
+  COFFER_TRY(const auto checks, items_or_none(v, "checks"));
+  for (const JsonValue &check : checks) {
+    COFFER_TRY(Check read, read_check(check));
+    c.checks.push_back(std::move(read));
+  }
   COFFER_TRY(const auto ports, items_or_none(v, "ports"));
   for (const JsonValue &p : ports) {
     COFFER_TRY(Port port, read_port(p));

@@ -286,6 +286,46 @@ TEST_F(RoutesTest, ATokenMakesNoneThatMayMore) {
   EXPECT_EQ(make(passing, R"("allow = token", "expires = 2097-01-01T00:00:00Z")"), 201);
 }
 
+TEST_F(RoutesTest, AConfigIsCheckedFieldByField) {
+  const std::string all = bearer(world_.token());
+  const std::string before = state();
+  const auto ask_for = [&](const std::string &more) {
+    const std::string body = R"({"config": {"image": "host", )" + more + "}}";
+    return ask({"POST", "/v1/apps/web/machines", "", 400, body.c_str()}, all);
+  };
+  const std::vector<std::pair<const char *, const char *>> wrong = {
+      {R"("secret": [])", "field config: member 2"},
+      {R"("secrets": {})", "config.secrets"},
+      {R"("secrets": ["A"])", "config.secrets[0]"},
+      {R"("secrets": [{"env_var": "A"}])", "config.secrets[0].name"},
+      {R"("secrets": [{"name": "A", "value": "A"}])", "config.secrets[0]: member 2"},
+      {R"("secrets": [{"name": "A/B"}])", "config.secrets"},
+      {R"("secrets": [{"name": "A", "env_var": "COFFER_A"}])", "config.secrets"},
+      {R"("secrets": [{"name": "A"}, {"name": "B", "env_var": "A"}])", "variable A is given twice"},
+      {R"("checks": [{"type": "tcp", "port": 1}])", "config.checks[0].name"},
+      {R"("checks": [{"name": "a", "type": "udp", "port": 1}])", "config.checks[0].type"},
+      {R"("checks": [{"name": "a", "type": "", "port": 1}])", "config.checks[0].type"},
+      {R"("checks": [{"name": "a b", "type": "tcp", "port": 1}])", "config.checks[0]"},
+      {R"("checks": [{"name": "a", "type": "tcp"}])", "config.checks[0]"},
+      {R"("checks": [{"name": "a", "type": "tcp", "port": 65536}])", "config.checks[0].port"},
+      {R"("checks": [{"name": "a", "type": "tcp", "port": 1, "interval_ms": 0}])", "interval_ms"},
+      {R"("checks": [{"name": "a", "type": "tcp", "port": 1, "retries": 0}])", "config.checks[0]: member 4"},
+      {R"("checks": [{"name": "a", "type": "http", "port": 1, "path": "up"}])", "config.checks[0]"},
+      {R"("checks": [{"name": "a", "type": "command"}])", "config.checks[0]"},
+      {R"("files": [{"guest_path": "/a/b", "secret_name": "A", "reload": "signal:"}])",
+       "config.files[0].reload"},
+      {R"("files": [{"guest_path": "/a/b", "raw_value": "", "reload": "none"}])", "config.files[0].reload"},
+      {R"("files": [{"guest_path": "/etc/b", "secret_name": "A", "reload": "none"}])", "folder of its own"},
+  };
+  for (const auto &[more, said] : wrong) {
+    const auto answer = ask_for(more);
+    EXPECT_EQ(answer.status, 400) << more;
+    EXPECT_THAT(answer.body, HasSubstr(said)) << more;
+  }
+  EXPECT_EQ(state(), before);
+  EXPECT_EQ(ask_for(R"("secrets": [], "checks": [{"name": "a", "type": "http", "port": 1}])").status, 201);
+}
+
 TEST_F(RoutesTest, OnlyWhatIsInTheTableIsThere) {
   const std::string all = bearer(world_.token());
   const std::string before = state();
