@@ -246,13 +246,13 @@ TEST_F(RuntimeFront, AProbeThatIsNotPassedSaysWhyAndNothingElse) {
   const auto tcp = open().probe(handle_, check);
   ASSERT_FALSE(tcp);
   EXPECT_EQ(tcp.error().code, ErrorCode::kFailedPrecondition);
-  EXPECT_EQ(tcp.error().message, "kind 1, port 80,   ") << "one line";
+  EXPECT_EQ(tcp.error().message, "kind 1, port 80,") << "nothing of what is not TCP's";
   check.kind = Check::Kind::kHttp;
   check.method = "HEAD";
   check.path = "/health";
   const auto http = open().probe(handle_, check);
   ASSERT_FALSE(http);
-  EXPECT_EQ(http.error().message, "kind 2, port 80, HEAD /health ");
+  EXPECT_EQ(http.error().message, "kind 2, port 80, HEAD /health");
 }
 
 TEST_F(RuntimeFront, AProbeThatCannotBeMadeIsAnErrorOfThePlugin) {
