@@ -3,6 +3,8 @@
  *
  *   run INSTANCE_ID [--workdir DIR] -- CMD ARGS...   one boot frame from fd 0, then CMD (README.md)
  *   exec [--workdir DIR] -- CMD ARGS...              CMD with the environment of PID 1
+ *   probe tcp PORT TIMEOUT_MS                        one try of a check (probe.h)
+ *   probe http PORT METHOD PATH TIMEOUT_MS
  *
  * One thread, no fork, nothing of the image but CMD: it has to work where there is no shell, no libc, no
  * right and (run) no /proc.  Whatever it says is one line that names things and never a value. */
@@ -20,6 +22,7 @@
 #include <unistd.h>
 
 #include "boot_frame.h"
+#include "probe.h"
 
 #define SELF "/.coffer/init" /* where it is mounted in a container */
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -27,7 +30,7 @@
 #define FILE_NAME_MAX 8192u
 #define PART_MAX 500u
 
-enum { EXIT_USAGE = 2, EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
+enum { EXIT_NOT_PASSED = 1, EXIT_USAGE = 2, EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
 
 /* One line of parts, NULL after the last; whatever the names hold, it stays one line. */
 static _Noreturn void fail(int code, const char *const parts[]) {
@@ -47,7 +50,8 @@ static _Noreturn void fail(int code, const char *const parts[]) {
 static _Noreturn void usage(void) {
   static const char text[] =
       "usage: coffer-init run INSTANCE_ID [--workdir DIR] -- CMD ARGS... | "
-      "exec [--workdir DIR] -- CMD ARGS... | --version\n";
+      "exec [--workdir DIR] -- CMD ARGS... | "
+      "probe tcp PORT TIMEOUT_MS | probe http PORT METHOD PATH TIMEOUT_MS | --version\n";
   (void)!write(2, text, sizeof text - 1);
   _exit(EXIT_USAGE);
 }
@@ -330,6 +334,41 @@ static _Noreturn void exec(const char *workdir, char **argv) {
   become(argv, env);
 }
 
+/* ---- probe ---- */
+/* 1 .. most; 0: it is none. */
+static unsigned number(const char *text, unsigned most) {
+  unsigned n = 0;
+  for (; *text >= '0' && *text <= '9' && n <= most; ++text) n = n * 10 + (unsigned)(*text - '0');
+  return *text || n > most ? 0 : n;
+}
+
+static _Noreturn void probe(int n_words, char **words) {
+  struct coffer_probe p = {.cancel_fd = -1};
+  const int http = n_words == 5 && !strcmp(words[0], "http");
+  if (!http && (n_words != 3 || strcmp(words[0], "tcp") != 0)) usage();
+  p.port = number(words[1], 65535);
+  const unsigned timeout_ms = number(words[n_words - 1], 3600000);
+  if (!p.port || !timeout_ms) usage();
+  if (http) {
+    p.method = words[2];
+    p.path = words[3];
+    if (!coffer_probe_method_ok(p.method, strlen(p.method)) || !coffer_probe_path_ok(p.path, strlen(p.path)))
+      usage();
+  }
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  p.deadline_ns =
+      (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + (uint64_t)timeout_ms * 1000000u;
+  char why[COFFER_PROBE_WHY + 1];
+  const enum coffer_probe_result result = coffer_probe_try(&p, why);
+  if (result == COFFER_PROBE_IMPOSSIBLE) FAIL(EXIT_CANNOT_RUN, "the probe cannot be made: ", why);
+  if (result == COFFER_PROBE_PASSED) _exit(0);
+  const size_t size = strlen(why);
+  why[size] = '\n';
+  (void)!write(1, why, size + 1);
+  _exit(EXIT_NOT_PASSED);
+}
+
 int main(int argc, char **argv) {
   prctl(PR_SET_DUMPABLE, 0); /* until execve */
   take_signals();
@@ -337,6 +376,7 @@ int main(int argc, char **argv) {
     static const char version[] = "coffer-init " COFFER_VERSION "\n";
     return write(1, version, sizeof version - 1) == (ssize_t)(sizeof version - 1) ? 0 : 1;
   }
+  if (argc > 2 && !strcmp(argv[1], "probe")) probe(argc - 2, argv + 2);
   const char *mode = argc > 1 ? argv[1] : "", *instance_id = NULL, *workdir = NULL;
   int at = 2;
   if (!strcmp(mode, "run") && at < argc) instance_id = argv[at++];

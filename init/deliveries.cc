@@ -5,6 +5,7 @@
 #include <set>
 
 #include "boot_frame.h"
+#include "probe.h"
 
 namespace coffer::runtime {
 namespace {
@@ -120,6 +121,24 @@ sdk::SecureBuffer build_frame(std::string_view instance_id, const Places &announ
   sdk::SecureBuffer frame(write(nullptr, 0));
   write(frame.data(), frame.size());
   return frame;
+}
+
+Probe read_probe(const coffer_probe_spec &spec) {
+  Probe out;
+  if (spec.kind != COFFER_PROBE_TCP && spec.kind != COFFER_PROBE_HTTP)
+    throw invalid("a check of this kind is not known here");
+  if (spec.port == 0 || spec.port > 65535) throw invalid("the check's port is not valid");
+  out.port = spec.port;
+  out.http = spec.kind == COFFER_PROBE_HTTP;
+  if (!out.http) return out;
+  out.method = view(spec.method);
+  out.path = view(spec.path);
+  if (!coffer_probe_method_ok(out.method.data(), out.method.size()))
+    throw invalid("the check's method is not valid: expected one as GET");
+  if (!coffer_probe_path_ok(out.path.data(), out.path.size()))
+    throw invalid("the check's path is not valid: expected '/' and printable ASCII, at most " +
+                  std::to_string(COFFER_PROBE_MAX_PATH) + " bytes");
+  return out;
 }
 
 }  // namespace coffer::runtime

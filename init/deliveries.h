@@ -1,4 +1,5 @@
-// deliveries.h - what the C++ runtimes share: the checks of a Machine spec, and the boot frame of one start.
+// deliveries.h - what the C++ runtimes share: the checks of a Machine spec and of a probe, and the boot frame
+// of one start.
 //
 // The checks look at the spec alone, not at the host.  They throw INVALID_ARGUMENT with a sentence that
 // names things by name where the name is good and by number where it is not; never with a value.
@@ -42,6 +43,15 @@ std::vector<std::pair<std::string, std::string>> labels(const coffer_machine_spe
 enum class FrameOf { kAll, kEnvOnly };
 sdk::SecureBuffer build_frame(std::string_view instance_id, const Places &announced,
                               const coffer_delivery *const *deliveries, size_t n, FrameOf = FrameOf::kAll);
+
+struct Probe {
+  uint32_t port = 0;
+  bool http = false;
+  std::string method, path;  // http
+};
+// Refuses another kind, port 0 or over 65535, a method or path that a request line cannot hold.
+Probe read_probe(const coffer_probe_spec &);
+constexpr uint64_t kProbeTimeoutNs = 10'000'000'000;  // of a call without a deadline
 
 }  // namespace coffer::runtime
 #endif

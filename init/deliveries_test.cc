@@ -14,6 +14,7 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::Pair;
 using namespace std::string_literals;
+using namespace std::string_view_literals;
 
 // The one thing of a host that a frame takes: memory.
 struct FakeHost {
@@ -204,6 +205,32 @@ TEST(Deliveries, OwnersReachTheFrame) {
   EXPECT_EQ(e.mode, 0440u);
   EXPECT_EQ(e.uid, 1000u);
   EXPECT_EQ(e.gid, 2000u);
+}
+
+// ---- probes ----
+coffer_probe_spec probe_spec(uint32_t kind, uint32_t port, std::string_view method = "",
+                             std::string_view path = "") {
+  return {sizeof(coffer_probe_spec), kind, port, 0, sdk::to_str(method), sdk::to_str(path)};
+}
+
+TEST(ReadProbe, TakesAPortAndARequest) {
+  const Probe tcp = read_probe(probe_spec(COFFER_PROBE_TCP, 65535, "not", "of tcp"));
+  EXPECT_EQ(tcp.port, 65535u);
+  EXPECT_FALSE(tcp.http);
+  const Probe http = read_probe(probe_spec(COFFER_PROBE_HTTP, 1, "HEAD", "/a?b=%20"));
+  EXPECT_TRUE(http.http);
+  EXPECT_EQ(http.method, "HEAD");
+  EXPECT_EQ(http.path, "/a?b=%20");
+}
+
+TEST(ReadProbe, RefusesWhatARequestLineCannotHold) {
+  for (const coffer_probe_spec &bad :
+       {probe_spec(0, 80), probe_spec(3, 80), probe_spec(COFFER_PROBE_TCP, 0),
+        probe_spec(COFFER_PROBE_TCP, 65536), probe_spec(COFFER_PROBE_HTTP, 80, "", "/"),
+        probe_spec(COFFER_PROBE_HTTP, 80, "get", "/"), probe_spec(COFFER_PROBE_HTTP, 80, "GET", ""),
+        probe_spec(COFFER_PROBE_HTTP, 80, "GET", "a"), probe_spec(COFFER_PROBE_HTTP, 80, "GET", "/\r\nX: y"),
+        probe_spec(COFFER_PROBE_HTTP, 80, "GET", "/a\0b"sv)})
+    EXPECT_THROW(read_probe(bad), sdk::Error);
 }
 
 }  // namespace

@@ -34,6 +34,7 @@ using sdk::Call;
 using sdk::Error;
 using sdk::view;
 
+constexpr int kProbePassed = 0, kProbeNotPassed = 1;
 constexpr int kExitFrame = 78, kExitNotRunnable = 126, kExitNotFound = 127;
 constexpr int kLookAgainMs = 1, kLooksPerInspection = 500;
 constexpr int kKillPatienceMs = 10'000, kEndSeenMs = 10'000;
@@ -43,6 +44,12 @@ int64_t wall_ns() {
   timespec t{};
   ::clock_gettime(CLOCK_REALTIME, &t);
   return static_cast<int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
+}
+
+uint64_t monotonic_ns() {
+  timespec t{};
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(t.tv_nsec);
 }
 
 std::string seconds(int64_t ns) {
@@ -444,11 +451,15 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
       throw Error{COFFER_INVALID_ARGUMENT, "exec needs a command"};
     const bool has_input = io.struct_size > offsetof(coffer_exec_io, in_fd) && io.in && io.in_fd >= 0;
 
-    const std::string id = create_exec(call, h, in, has_input);
-    Answer refused;
-    const std::unique_ptr<Stream> stream = engine_.stream(call, "POST", "/exec/" + id + "/start",
-                                                          R"({"Detach":false,"Tty":false})", true, refused);
-    if (!stream) throw refusal(refused, "the command cannot be started");
+    std::vector<std::string> command = {std::string(kInitPath), "exec"};
+    if (in.workdir.size) {
+      command.push_back("--workdir");
+      command.push_back(runtime::text(in.workdir, "the working directory"));
+    }
+    command.push_back("--");
+    for (size_t i = 0; i < in.n_argv; ++i) command.push_back(runtime::text(in.argv[i], "the command"));
+    const std::string id = create_exec(call, h, command, has_input, runtime::text(in.user, "the user"));
+    const std::unique_ptr<Stream> stream = start_exec(call, id);
     try {
       pass_on(call, *stream, io, has_input);
       return exit_code_of(call, id);
@@ -456,6 +467,52 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
       end_exec(id);
       throw;
     }
+  }
+
+  // ---- checks ----
+
+  // Made by coffer-init inside the container: nothing else can be relied on there, and nothing of the image
+  // sees it.
+  void try_check(const Call &call, std::string_view handle, const coffer_probe_spec &in) override {
+    const runtime::Probe probe = runtime::read_probe(in);
+    const Handle h = Handle::decode(handle);
+    const std::optional<Container> c = find(call, h.container);
+    if (!c) throw Error{COFFER_NOT_FOUND, "the instance is gone"};
+    if (state_of(*c, false) != COFFER_M_STARTED) throw not_passed("the Machine is not started");
+    if (c->status == "paused") throw not_passed("the container is paused");
+    const uint64_t now = monotonic_ns();
+    const uint64_t end = call.deadline_ns() ? call.deadline_ns() : now + runtime::kProbeTimeoutNs;
+    const uint64_t left_ms = end > now ? std::clamp<uint64_t>((end - now) / 1'000'000, 1, 3'600'000) : 1;
+    std::vector<std::string> command = {std::string(kInitPath), "probe", probe.http ? "http" : "tcp",
+                                        std::to_string(probe.port)};
+    if (probe.http) command.insert(command.end(), {probe.method, probe.path});
+    command.push_back(std::to_string(left_ms));
+
+    const std::string id = create_exec(call, h, command, false, "");
+    const std::unique_ptr<Stream> stream = start_exec(call, id);
+    std::string said;
+    int32_t code = -1;
+    try {
+      stream->finish_writing();
+      Demux demux(false, [&](uint32_t, std::string_view data) {
+        said.append(data.substr(0, 512));
+        return said.size() < 512;
+      });
+      char buffer[1024];
+      for (size_t n; (n = stream->read(call, buffer, sizeof buffer)) > 0;)
+        if (!demux.feed({buffer, n})) break;
+      code = exit_code_of(call, id);
+    } catch (const Error &e) {
+      end_exec(id);
+      if (e.status == COFFER_DEADLINE_EXCEEDED) throw not_passed("no answer in time");
+      throw;
+    }
+    while (!said.empty() && static_cast<unsigned char>(said.back()) <= 0x20) said.pop_back();
+    if (code == kProbePassed) return;
+    if (code == kProbeNotPassed) throw not_passed(said);
+    if (said.empty()) throw Error{COFFER_UNAVAILABLE, "the check was ended with its Machine", "exit", code};
+    if (said.starts_with(kInitSays)) said.erase(0, kInitSays.size());
+    throw Error{COFFER_UNAVAILABLE, "the check cannot be tried: " + said, "exit", code};
   }
 
   // ---- images ----
@@ -476,6 +533,7 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
   const void *interface(std::string_view id) noexcept override {
     if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
     if (id == COFFER_RUNTIME_EVENTS_ID) return &kEvents;
+    if (id == COFFER_RUNTIME_PROBE_ID) return &kProbe;
     return Runtime::interface(id);
   }
 
@@ -773,25 +831,28 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
 
   // ---- parts of an exec ----
 
-  std::string create_exec(const Call &call, const Handle &h, const coffer_exec_spec &in, bool has_input) {
+  std::string create_exec(const Call &call, const Handle &h, const std::vector<std::string> &words,
+                          bool has_input, const std::string &user) {
     Poco::JSON::Array::Ptr command = new Poco::JSON::Array;
-    for (const char *word : {kInitPath, "exec"}) command->add(std::string(word));
-    if (in.workdir.size) {
-      command->add(std::string("--workdir"));
-      command->add(runtime::text(in.workdir, "the working directory"));
-    }
-    command->add(std::string("--"));
-    for (size_t i = 0; i < in.n_argv; ++i) command->add(runtime::text(in.argv[i], "the command"));
+    for (const std::string &word : words) command->add(word);
     Poco::JSON::Object o;
     o.set("Cmd", command);
     o.set("AttachStdin", has_input);
     for (const char *key : {"AttachStdout", "AttachStderr"}) o.set(key, true);
-    if (in.user.size) o.set("User", runtime::text(in.user, "the user"));
+    if (!user.empty()) o.set("User", user);
     std::ostringstream body;
     o.stringify(body);
     const Answer a = engine_.call(call, "POST", "/containers/" + h.container + "/exec", body.str());
     if (!a.ok()) throw refusal(a, "the command cannot be prepared");
     return a.object()->getValue<std::string>("Id");
+  }
+
+  std::unique_ptr<Stream> start_exec(const Call &call, const std::string &id) {
+    Answer refused;
+    std::unique_ptr<Stream> stream = engine_.stream(call, "POST", "/exec/" + id + "/start",
+                                                    R"({"Detach":false,"Tty":false})", true, refused);
+    if (!stream) throw refusal(refused, "the command cannot be started");
+    return stream;
   }
 
   static void pass_on(const Call &call, Stream &stream, const coffer_exec_io &io, bool has_input) {
@@ -944,11 +1005,9 @@ constexpr coffer_option kDockerConfig =
     option(COFFER_OPT_PATH, 0, "docker_config", "what `docker login` wrote (default: ~/.docker/config.json)",
            nullptr, "/etc/coffer/registry.json");
 constexpr const coffer_option *kOptions[] = {&kEndpoint, &kInit, &kFiles, &kDockerConfig};
-constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0},
-                                                {COFFER_RUNTIME_LOGS_ID, 0},
-                                                {COFFER_RUNTIME_EXEC_ID, 0},
-                                                {COFFER_RUNTIME_IMAGES_ID, 0},
-                                                {COFFER_RUNTIME_EVENTS_ID, 0}};
+constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0},        {COFFER_RUNTIME_LOGS_ID, 0},
+                                                {COFFER_RUNTIME_EXEC_ID, 0},   {COFFER_RUNTIME_IMAGES_ID, 0},
+                                                {COFFER_RUNTIME_EVENTS_ID, 0}, {COFFER_RUNTIME_PROBE_ID, 0}};
 constexpr coffer_descriptor kDescriptor = {sizeof(coffer_descriptor),
                                            COFFER_PLUGIN_CONCURRENT,
                                            "runtime-docker",

@@ -28,6 +28,7 @@
 #include "launch.h"
 #include "log_reader.h"
 #include "machine_folder.h"
+#include "probe.h"
 #include "record.h"
 
 namespace coffer::runtime_process {
@@ -560,6 +561,39 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     return code;
   }
 
+  // A Machine has the host's network, so nobody needs to enter it.
+  void try_check(const Call &call, std::string_view handle, const coffer_probe_spec &in) override {
+    const runtime::Probe wanted = runtime::read_probe(in);
+    const std::optional<MachineFolder> folder = find(decode(handle));
+    if (!folder) throw Error{COFFER_NOT_FOUND, "the instance is gone"};
+    if (folder->state(folder->spec()).state != COFFER_M_STARTED)
+      throw not_passed("the Machine is not started");
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    const coffer_probe probe = {
+        wanted.port, wanted.http ? wanted.method.c_str() : nullptr, wanted.path.c_str(),
+        call.deadline_ns() ? call.deadline_ns()
+                           : static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 +
+                                 static_cast<uint64_t>(now.tv_nsec) + runtime::kProbeTimeoutNs,
+        call.cancel_fd()};
+    char why[COFFER_PROBE_WHY];
+    switch (coffer_probe_try(&probe, why)) {
+      case COFFER_PROBE_PASSED:
+        return;
+      case COFFER_PROBE_NOT_PASSED:
+        throw not_passed(why);
+      case COFFER_PROBE_CANCELLED:
+        throw Error{COFFER_CANCELLED, "cancelled"};
+      case COFFER_PROBE_IMPOSSIBLE:
+        break;
+    }
+    throw Error{COFFER_UNAVAILABLE, "the check cannot be tried: " + std::string(why)};
+  }
+
+  const void *interface(std::string_view id) noexcept override {
+    return id == COFFER_RUNTIME_PROBE_ID ? &kProbe : Runtime::interface(id);
+  }
+
  private:
   static std::optional<Handle> decode(std::string_view handle) {
     std::optional<Handle> h = Handle::decode(handle);
@@ -731,8 +765,10 @@ const coffer_option kSupervisor = {sizeof(coffer_option),
                                    1,
                                    0};
 const coffer_option *const kOptions[] = {&kSupervisor};
-const coffer_interface_ref kInterfaces[] = {
-    {COFFER_RUNTIME_ID, 0}, {COFFER_RUNTIME_LOGS_ID, 0}, {COFFER_RUNTIME_EXEC_ID, 0}};
+const coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0},
+                                            {COFFER_RUNTIME_LOGS_ID, 0},
+                                            {COFFER_RUNTIME_EXEC_ID, 0},
+                                            {COFFER_RUNTIME_PROBE_ID, 0}};
 const coffer_descriptor kDescriptor = {sizeof(coffer_descriptor),
                                        COFFER_PLUGIN_CONCURRENT,
                                        "runtime-process",
@@ -743,7 +779,7 @@ const coffer_descriptor kDescriptor = {sizeof(coffer_descriptor),
                                        "",
                                        "Runs Machines as processes of this host that outlive their caller.",
                                        kInterfaces,
-                                       3,
+                                       std::size(kInterfaces),
                                        kOptions,
                                        1};
 

@@ -23,6 +23,7 @@
 #include <sstream>
 #include <thread>
 
+#include "../../tests/support/loopback_server.h"
 #include "supervisor.h"
 #include "test_host.h"
 
@@ -243,6 +244,37 @@ TEST_F(RuntimeProcess, WhatOnlyContainersHaveIsRefusedByOption) {
     EXPECT_EQ(message, expected);
     EXPECT_FALSE(std::filesystem::exists(folder()));
   }
+}
+
+// ---- checks ----
+// Of the host's own loopback: whoever listens there.
+TEST_F(RuntimeProcess, CheckIsTriedOnTheLoopbackOfTheHost) {
+  const auto *table = instance_->table<coffer_runtime_probe>(COFFER_RUNTIME_PROBE_ID);
+  const std::string handle = sleeper();
+  std::string message;
+  const auto probe = [&](unsigned port, const char *path = nullptr, bool deadline = true) {
+    coffer_probe_spec spec{};
+    spec.struct_size = sizeof spec;
+    spec.kind = path ? COFFER_PROBE_HTTP : COFFER_PROBE_TCP;
+    spec.port = port;
+    if (path) spec.method = str("GET"), spec.path = str(path);
+    TestCall call;
+    if (deadline) call.deadline_in(200ms);
+    const coffer_status status = table->probe(raw(), call, bytes(handle), &spec);
+    message = call.message();
+    return status;
+  };
+  using tests::LoopbackServer;
+  const LoopbackServer good(LoopbackServer::kAnswer, "HTTP/1.1 204 No Content\r\n\r\n");
+  EXPECT_EQ(probe(good.port_number()), COFFER_OK) << message;
+  EXPECT_EQ(probe(good.port_number(), "/", /*deadline=*/false), COFFER_OK) << message;
+  const LoopbackServer of_ipv6(LoopbackServer::kAnswer, "HTTP/1.1 503 canary\r\n\r\n", /*ipv6=*/true);
+  EXPECT_EQ(probe(of_ipv6.port_number()), COFFER_OK) << message;
+  EXPECT_EQ(probe(of_ipv6.port_number(), "/"), COFFER_FAILED_PRECONDITION);
+  EXPECT_EQ(message, "HTTP status 503");
+  const LoopbackServer silent(LoopbackServer::kSilent);
+  EXPECT_EQ(probe(silent.port_number(), "/"), COFFER_FAILED_PRECONDITION);
+  EXPECT_EQ(message, "no answer in time");
 }
 
 // ---- the process ----

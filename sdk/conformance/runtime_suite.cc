@@ -1,11 +1,15 @@
-// coffer-conformance-runtime PLUGIN.so [key=value ...] [--image=IMAGE]
+// coffer-conformance-runtime PLUGIN.so [key=value ...] [--image=IMAGE] [--http=COMMAND]
 //
-// Does a plugin keep the contract of coffer/runtime.h?  IMAGE (default: host) needs sh, cat, od, sleep, env
-// and printf, as BusyBox has them.  What a Machine sees is told by its log, so logs are part of the suite.
+// COMMAND serves HTTP in IMAGE, on the port in $PORT (default: this program): / is there, /missing is not,
+// and /cgi-bin/silent is never answered. Does a plugin keep the contract of coffer/runtime.h?  IMAGE
+// (default: host) needs sh, cat, od, sleep, env and printf, as BusyBox has them.  What a Machine sees is told
+// by its log, so logs are part of the suite.
 #include <coffer/runtime.h>
 #include <gmock/gmock.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,7 +34,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
-std::string image = "host";
+std::string image = "host", http_command;
 
 struct Delivery {
   std::string name, value;
@@ -1147,6 +1151,163 @@ TEST_F(RuntimeFiles, ExecSeesTheFilesOfTheMachine) {
   EXPECT_EQ(r.out, "for the app\n") << r.err;
 }
 
+// ---- probes: coffer.runtime.probe/1 ----
+constexpr const char *kSilent = "/cgi-bin/silent";
+
+// What --http describes.
+[[noreturn]] void serve_http(int port) {
+  const int listener = ::socket(AF_INET, SOCK_STREAM, 0), on = 1;
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ::setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (::bind(listener, reinterpret_cast<sockaddr *>(&address), sizeof address) != 0 ||
+      ::listen(listener, 16) != 0)
+    std::_Exit(1);
+  for (;;) {
+    const int fd = ::accept(listener, nullptr, nullptr);
+    std::string request;
+    char buffer[4096];
+    for (ssize_t n;
+         request.find("\r\n\r\n") == std::string::npos && (n = ::read(fd, buffer, sizeof buffer)) > 0;)
+      request.append(buffer, static_cast<size_t>(n));
+    if (request.starts_with(std::string("GET ") + kSilent)) continue;  // left open
+    const std::string answer = request.starts_with("GET / ") ? "HTTP/1.1 200 OK\r\n\r\nbody-of-the-app\n"
+                                                             : "HTTP/1.1 404 body-of-the-app\r\n\r\n";
+    (void)!::write(fd, answer.data(), answer.size());
+    ::close(fd);
+  }
+}
+
+class RuntimeProbe : public Runtime {
+ protected:
+  void SetUp() override {
+    Runtime::SetUp();
+    probe_ = instance_->table<coffer_runtime_probe>(COFFER_RUNTIME_PROBE_ID);
+    if (!probe_) GTEST_SKIP() << "the plugin tries no checks";
+    // A port that nobody has now.
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    socklen_t size = sizeof address;
+    ::bind(fd, reinterpret_cast<sockaddr *>(&address), size);
+    ::getsockname(fd, reinterpret_cast<sockaddr *>(&address), &size);
+    ::close(fd);
+    port_ = ntohs(address.sin_port);
+  }
+  std::string server() {
+    std::string command = http_command;
+    if (command.empty())
+      command = "exec '" + std::filesystem::canonical("/proc/self/exe").string() + "' --serve=$PORT";
+    Order order = sh(command);
+    order.env = {{"PORT", std::to_string(port_)}};
+    return start(order);
+  }
+  struct Tried {
+    coffer_status status;
+    std::string message;
+  };
+  Tried probe(const std::string &handle, std::string_view path = "", std::string_view method = "GET",
+              std::chrono::nanoseconds patience = 30s) {
+    coffer_probe_spec spec{};
+    spec.struct_size = sizeof spec;
+    spec.kind = path.empty() ? COFFER_PROBE_TCP : COFFER_PROBE_HTTP;
+    spec.port = port_;
+    if (!path.empty()) spec.path = str(path), spec.method = str(method);
+    TestCall call;
+    call.deadline_in(patience);
+    const coffer_status status = probe_->probe(raw(), call, bytes(handle), &spec);
+    return {status, call.message()};
+  }
+  // Again and again, as a roll-out does.
+  Tried until_passed(const std::string &handle, std::string_view path = "") {
+    const auto end = std::chrono::steady_clock::now() + 30s;
+    Tried t = probe(handle, path);
+    while (t.status == COFFER_FAILED_PRECONDITION && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(20ms);
+      t = probe(handle, path);
+    }
+    return t;
+  }
+  uint32_t port_ = 0;
+  const coffer_runtime_probe *probe_ = nullptr;
+};
+
+TEST_F(RuntimeProbe, OfAPortPassesOnceTheAppListens) {
+  const std::string handle = server();
+  const Tried t = until_passed(handle);
+  EXPECT_EQ(t.status, COFFER_OK) << t.message;
+}
+
+TEST_F(RuntimeProbe, OfAPortWithoutListenerIsNotPassed) {
+  const Tried t = probe(start(sh("exec sleep 1000")));
+  EXPECT_EQ(t.status, COFFER_FAILED_PRECONDITION);
+  EXPECT_EQ(t.message, "connection refused");
+}
+
+TEST_F(RuntimeProbe, OfAPathPassesByItsStatusAndQuotesNothing) {
+  const std::string handle = server();
+  const Tried found = until_passed(handle, "/");
+  EXPECT_EQ(found.status, COFFER_OK) << found.message;
+  const Tried missing = probe(handle, "/missing");
+  EXPECT_EQ(missing.status, COFFER_FAILED_PRECONDITION);
+  EXPECT_EQ(missing.message, "HTTP status 404");
+}
+
+TEST_F(RuntimeProbe, NeedsAStartedMachine) {
+  Order order = sh("exit 0");
+  const std::string handle = create(order);
+  EXPECT_EQ(probe(handle).status, COFFER_FAILED_PRECONDITION);
+  ASSERT_EQ(try_start(order, handle), COFFER_OK);
+  wait_for_end(handle);
+  EXPECT_EQ(probe(handle).status, COFFER_FAILED_PRECONDITION);
+  ASSERT_EQ(destroy(handle), COFFER_OK);
+  EXPECT_EQ(probe(handle).status, COFFER_NOT_FOUND);
+}
+
+TEST_F(RuntimeProbe, RefusesWhatIsNoRequest) {
+  const std::string handle = start(sh("exec sleep 1000"));
+  for (const char *path : {"health", "/a b", "/a\r\nX: y"})
+    EXPECT_EQ(probe(handle, path).status, COFFER_INVALID_ARGUMENT) << path;
+  for (const char *method : {"", "get", "GET /", "GET\r\n"})
+    EXPECT_EQ(probe(handle, "/", method).status, COFFER_INVALID_ARGUMENT) << method;
+  port_ = 0;
+  EXPECT_EQ(probe(handle).status, COFFER_INVALID_ARGUMENT);
+  port_ = 65536;
+  EXPECT_EQ(probe(handle).status, COFFER_INVALID_ARGUMENT);
+}
+
+TEST_F(RuntimeProbe, OfAnAppThatDoesNotAnswerEndsAtTheDeadline) {
+  const std::string handle = server();
+  ASSERT_EQ(until_passed(handle, "/").status, COFFER_OK);
+  const auto begin = std::chrono::steady_clock::now();
+  const Tried t = probe(handle, kSilent, "GET", 1500ms);
+  EXPECT_EQ(t.status, COFFER_FAILED_PRECONDITION);
+  EXPECT_EQ(t.message, "no answer in time");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 20s);
+}
+
+TEST_F(RuntimeProbe, EndsWhenItIsCancelled) {
+  const std::string handle = server();
+  ASSERT_EQ(until_passed(handle, "/").status, COFFER_OK);
+  coffer_probe_spec spec{};
+  spec.struct_size = sizeof spec;
+  spec.kind = COFFER_PROBE_HTTP;
+  spec.port = port_;
+  spec.method = str("GET");
+  spec.path = str(kSilent);
+  TestCall call;
+  call.cancellable();
+  call.deadline_in(60s);
+  coffer_status status = COFFER_OK;
+  std::thread prober([&] { status = probe_->probe(raw(), call, bytes(handle), &spec); });
+  std::this_thread::sleep_for(100ms);  // mostly it waits for the answer by then
+  call.cancel();
+  prober.join();
+  EXPECT_EQ(status, COFFER_CANCELLED);
+}
+
 // ---- cancellation ----
 TEST_F(Runtime, CallThatIsCancelledBeforehandChangesNothing) {
   Order order = sh("exec sleep 1000");
@@ -1168,6 +1329,10 @@ int main(int argc, char **argv) {
   for (int i = 1; i < argc; ++i) {
     if (std::strncmp(argv[i], "--image=", 8) == 0)
       coffer::conformance::image = argv[i] + 8;
+    else if (std::strncmp(argv[i], "--http=", 7) == 0)
+      coffer::conformance::http_command = argv[i] + 7;
+    else if (std::strncmp(argv[i], "--serve=", 8) == 0)
+      coffer::conformance::serve_http(std::atoi(argv[i] + 8));
     else
       argv[kept++] = argv[i];
   }

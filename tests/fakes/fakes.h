@@ -108,6 +108,14 @@ class Instances {
     std::ofstream(folder_ / "new", std::ios::binary | std::ios::trunc) << content;
     fs::rename(folder_ / "new", folder_ / "instances" / id / file);
   }
+  // A check of the port passes from now on, or fails.
+  void listen(const std::string &id, int port, bool on = true) const {
+    const std::string file = "listens-" + std::to_string(port);
+    if (on)
+      set(id, file, "");
+    else
+      fs::remove(folder_ / "instances" / id / file);
+  }
   // It ends by itself.
   void end(const std::string &id, int exit_code, int exit_signal = 0) const {
     set(id, "exit-code", std::to_string(exit_code));

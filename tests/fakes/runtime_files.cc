@@ -10,8 +10,10 @@
 //   stopped-with                   signal and timeout of the last stop
 //   instances/ID/env-NAME          plain variables; the secret ones come at start
 //   instances/ID/file-NAME         files, '/' written ','; mode-NAME beside them
+//   instances/ID/listens-PORT      made by the test: a check of that port passes
+//   instances/ID/probes            one line per try: "tcp 80", "http 80 GET /health"
 // It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list,
-// fail-image, fail-events (faults.h).  The last ends events() as well that is already listening.
+// fail-image, fail-probe, fail-events (faults.h).  The last ends events() as well that is already listening.
 #include <poll.h>
 #include <sys/inotify.h>
 #include <unistd.h>
@@ -186,7 +188,19 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     Fault(folder_, "image").before();
     return std::string(image) + "@1";
   }
+  void try_check(const Call &, std::string_view handle, const coffer_probe_spec &s) override {
+    const fs::path dir = existing(id_of(handle));
+    Fault(folder_, "probe").before();
+    const std::string port = std::to_string(s.port);
+    const bool http = s.kind == COFFER_PROBE_HTTP;
+    std::ofstream(dir / "probes", std::ios::app)
+        << (http ? "http " : "tcp ") << port << (http ? " " : "") << view(s.method) << (http ? " " : "")
+        << view(s.path) << '\n';
+    if (read(dir / "state") != "started") throw not_passed("the Machine is not started");
+    if (!fs::exists(dir / ("listens-" + port))) throw not_passed("connection refused");
+  }
   const void *interface(std::string_view id) noexcept override {
+    if (id == COFFER_RUNTIME_PROBE_ID) return &kProbe;
     if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
     return id == COFFER_RUNTIME_EVENTS_ID ? &kEvents : Runtime::interface(id);
   }
@@ -259,7 +273,8 @@ constexpr coffer_option kPath{.struct_size = sizeof(coffer_option),
                               .key = "path",
                               .min_value = 1};
 constexpr const coffer_option *kOptions[] = {&kPath};
-constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0}, {COFFER_RUNTIME_EVENTS_ID, 0}};
+constexpr coffer_interface_ref kInterfaces[] = {
+    {COFFER_RUNTIME_ID, 0}, {COFFER_RUNTIME_EVENTS_ID, 0}, {COFFER_RUNTIME_PROBE_ID, 0}};
 constexpr coffer_descriptor kDescriptor{.struct_size = sizeof(coffer_descriptor),
                                         .flags = COFFER_FAKE_FLAGS,
                                         .id = "coffer.tests.runtime-files",

@@ -363,6 +363,32 @@ Result<void> Runtime::events(const Labels &labels, const std::function<bool(cons
   return called;
 }
 
+Result<void> Runtime::probe(ByteSpan handle, const Check &check, const CallOptions &options) const {
+  COFFER_CHECK(check_handle(handle));
+  if (check.kind != Check::Kind::kTcp && check.kind != Check::Kind::kHttp)
+    return fail(ErrorCode::kInvalidArgument, "runtime: a check by a command is no probe");
+  auto table = bridge::copy_table<coffer_runtime_probe>(instance_.interface(COFFER_RUNTIME_PROBE_ID));
+  if (!table) table.emplace();
+  bridge::fill_slots(table->probe);
+  const bool http = check.kind == Check::Kind::kHttp;
+  coffer_probe_spec raw{};
+  raw.struct_size = sizeof raw;
+  raw.kind = http ? COFFER_PROBE_HTTP : COFFER_PROBE_TCP;
+  raw.port = check.port;
+  if (http) raw.method = str(check.method), raw.path = str(check.path);
+  constexpr std::string_view kWhat = "try checks";
+  auto tried = instance_.call(kWhat, options, [&](coffer_instance *i, const coffer_call *c) {
+    return table->probe(i, c, bytes(handle), &raw);
+  });
+  // Not passed: that is the app's affair and no failure of the plugin.
+  if (!tried && tried.error().code == ErrorCode::kFailedPrecondition) {
+    const size_t context =
+        std::string_view("plugin : : ").size() + instance_.plugin().name().size() + kWhat.size();
+    return fail(ErrorCode::kFailedPrecondition, tried.error().message.substr(context));
+  }
+  return tried;
+}
+
 Result<void> Runtime::sweep(const CallOptions &options) const {
   auto swept = instance_.call("sweep", options,
                               [&](coffer_instance *i, const coffer_call *c) { return table_.sweep(i, c); });

@@ -238,6 +238,32 @@ TEST_F(RuntimeFront, EventsEndWhenThePlatformDoes) {
               FailsWith(ErrorCode::kResourceExhausted, "no memory"));
 }
 
+TEST_F(RuntimeFront, AProbeThatIsNotPassedSaysWhyAndNothingElse) {
+  Check check;
+  check.port = 80;
+  check.path = "/not/of/tcp";
+  EXPECT_TRUE(succeeds(open("passed").probe(handle_, check)));
+  const auto tcp = open().probe(handle_, check);
+  ASSERT_FALSE(tcp);
+  EXPECT_EQ(tcp.error().code, ErrorCode::kFailedPrecondition);
+  EXPECT_EQ(tcp.error().message, "kind 1, port 80,") << "nothing of what is not TCP's";
+  check.kind = Check::Kind::kHttp;
+  check.method = "HEAD";
+  check.path = "/health";
+  const auto http = open().probe(handle_, check);
+  ASSERT_FALSE(http);
+  EXPECT_EQ(http.error().message, "kind 2, port 80, HEAD /health");
+}
+
+TEST_F(RuntimeFront, AProbeThatCannotBeMadeIsAnErrorOfThePlugin) {
+  EXPECT_THAT(open("probe fails").probe(handle_, {}),
+              FailsWith(ErrorCode::kUnavailable, "plugin fake-runtime: try checks: the platform is gone"));
+  Check command;
+  command.kind = Check::Kind::kCommand;
+  EXPECT_THAT(open("passed").probe(handle_, command), FailsWith(ErrorCode::kInvalidArgument, "command"));
+  EXPECT_THAT(open("passed").probe({}, {}), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
+}
+
 TEST_F(RuntimeFront, SweepingIsOptionalAndItsFailureIsNot) {
   EXPECT_TRUE(succeeds(open().sweep()));
   EXPECT_THAT(open("sweep fails").sweep(), FailsWith(ErrorCode::kUnavailable, "nothing was swept"));
@@ -256,6 +282,8 @@ TEST_F(RuntimeFront, OptionalPartsThatAreMissingAreSaidKindly) {
               FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot execute commands"));
   EXPECT_THAT(r.logs(handle_, {}, {}),
               FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot show logs"));
+  EXPECT_THAT(r.probe(handle_, {}),
+              FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot try checks"));
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ extern "C" {
 #define COFFER_RUNTIME_EXEC_ID "coffer.runtime.exec/1"
 #define COFFER_RUNTIME_IMAGES_ID "coffer.runtime.images/1"
 #define COFFER_RUNTIME_EVENTS_ID "coffer.runtime.events/1"
+#define COFFER_RUNTIME_PROBE_ID "coffer.runtime.probe/1"
 
 /* how a delivery can reach a Machine */
 #define COFFER_VIA_ENV                                                                                       \
@@ -172,6 +173,24 @@ typedef struct coffer_runtime_events {
   coffer_status (*events)(coffer_instance *, const coffer_call *, const coffer_pair *labels, size_t n,
                           coffer_emit_machine, void *) COFFER_NOEXCEPT;
 } coffer_runtime_events;
+
+#define COFFER_PROBE_TCP 1u  /* something listens on the port */
+#define COFFER_PROBE_HTTP 2u /* a request to it is answered with a status of 200 to 299 */
+typedef struct coffer_probe_spec {
+  uint32_t struct_size, kind; /* COFFER_PROBE_* */
+  uint32_t port, reserved; /* of the Machine's own loopback: 127.0.0.1, or ::1 where nothing listens there */
+  coffer_str method, path; /* HTTP: "GET", "/health"; no body, no redirect is followed */
+} coffer_probe_spec;
+typedef struct coffer_runtime_probe { /* one try of a check, made from inside the Machine */
+  uint32_t struct_size, minor;
+  uint64_t features;
+  /* OK: passed.  FAILED_PRECONDITION: not passed, this time; one sentence says why ("connection refused",
+   * "HTTP status 503") and quotes nothing of an answer but its status.  Everything else: it could not be
+   * tried. An app that has not answered at the call's deadline has not passed ("no answer in time"), so
+   * DEADLINE_EXCEEDED is of the platform alone.  Without a deadline: 10 s. */
+  coffer_status (*probe)(coffer_instance *, const coffer_call *, coffer_bytes handle,
+                         const coffer_probe_spec *) COFFER_NOEXCEPT;
+} coffer_runtime_probe;
 
 #ifdef __cplusplus
 }

@@ -48,13 +48,18 @@ class Runtime : public Instance {
   virtual int32_t exec(const Call &, std::string_view handle, const coffer_exec_spec &,
                        const coffer_exec_io &) = 0;
   virtual void sweep(const Call &) { throw Error{COFFER_UNIMPLEMENTED, "nothing is swept here"}; }
-  // A runtime that has these two adds kImages and kEvents to what interface() answers.
+  // A runtime that has these three adds kImages, kEvents and kProbe to what interface() answers.
   virtual std::string ensure_image(const Call &, std::string_view, uint32_t, const Lines &) {
     throw Error{COFFER_UNIMPLEMENTED, "there are no images here"};
   }
   virtual void events(const Call &, const coffer_pair *, size_t, const Machines &) {
     throw Error{COFFER_UNIMPLEMENTED, "there are no events here"};
   }
+  // (probe() is the plugin's own, of plugin.hpp.)  Not passed: throws not_passed().
+  virtual void try_check(const Call &, std::string_view, const coffer_probe_spec &) {
+    throw Error{COFFER_UNIMPLEMENTED, "no checks are tried here"};
+  }
+  static Error not_passed(std::string why) { return {COFFER_FAILED_PRECONDITION, std::move(why)}; }
 
   const void *interface(std::string_view id) noexcept override {
     if (id == COFFER_RUNTIME_ID) return &kTable;
@@ -128,6 +133,10 @@ class Runtime : public Instance {
          coffer_emit_machine emit, void *ctx) noexcept -> coffer_status {
         return guard(c, [&] { as<Runtime>(i).events(Call(c), labels, n, {emit, ctx}); });
       }};
+  static inline const coffer_runtime_probe kProbe = {
+      sizeof(coffer_runtime_probe), 0, 0,
+      [](coffer_instance *i, const coffer_call *c, coffer_bytes h, const coffer_probe_spec *s) noexcept
+          -> coffer_status { return guard(c, [&] { as<Runtime>(i).try_check(Call(c), view(h), *s); }); }};
 };
 
 }  // namespace coffer::sdk

@@ -94,6 +94,11 @@ class Runtime {
   Result<void> events(const std::vector<std::pair<std::string, std::string>> &labels,
                       const std::function<bool(const InstanceStatus &)> &each,
                       const CallOptions & = {}) const;
+  // One try of a check of kind kTcp or kHttp, from inside the Machine.  kFailedPrecondition: not passed, and
+  // the message is the reason alone ("connection refused").  Every other error: it could not be tried, as
+  // kUnimplemented where the runtime cannot.  options.timeout_ns: how long the app has; not
+  // Check::timeout_ms.
+  Result<void> probe(ByteSpan handle, const Check &, const CallOptions & = {}) const;
   // Removes what deliveries have left of instances that are gone; nothing where the runtime leaves nothing.
   Result<void> sweep(const CallOptions & = {}) const;
   const PluginInstance &instance() const { return instance_; }

@@ -107,6 +107,12 @@ class FakeRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, COFF
     while (emit(s)) {
     }
   }
+  void try_check(const Call &, std::string_view, const coffer_probe_spec &s) override {
+    if (lie_ == "probe fails") throw Error{COFFER_UNAVAILABLE, "the platform is gone"};
+    if (lie_ == "passed") return;
+    throw not_passed("kind " + std::to_string(s.kind) + ", port " + std::to_string(s.port) + ", " +
+                     std::string(view(s.method)) + " " + std::string(view(s.path)) + "\n");
+  }
   void sweep(const Call &call) override {
     if (lie_ == "sweep fails") throw Error{COFFER_UNAVAILABLE, "nothing was swept"};
     Runtime::sweep(call);
@@ -115,6 +121,7 @@ class FakeRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, COFF
     if (lie_ == "no exec" && id != COFFER_RUNTIME_ID) return nullptr;
     if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
     if (id == COFFER_RUNTIME_EVENTS_ID) return &kEvents;
+    if (id == COFFER_RUNTIME_PROBE_ID) return &kProbe;
     return Runtime::interface(id);
   }
 
