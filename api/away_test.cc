@@ -99,7 +99,7 @@ TEST_F(AwayTest, WithoutTheKeyServiceSecretsAreSetUnsetImportedAndListed) {
   EXPECT_EQ(seen(), 2u);
   EXPECT_THAT(names(), ElementsAre("A", "B", "C", "D", "E"));
   EXPECT_EQ(seen(), 5u);
-  ASSERT_TRUE(ok(us_->control.rollout(app_, "deploy", false)));
+  ASSERT_TRUE(ok(us_->control.rollout(app_, {"deploy", false})));
   EXPECT_EQ(variable(m, "A"), "2");
   EXPECT_EQ(variable(m, "B"), "-");
   EXPECT_EQ(variable(m, "E"), "1");
@@ -111,7 +111,7 @@ TEST_F(AwayTest, WithoutTheKeyServiceNothingIsBootedMadeOrEndedAndWhatRunsGoesOn
   const auto calls = fakes::calls(world_.folder.path() / "runtime").size();
   EXPECT_THAT(us_->control.start(app_, "one"), Fails(ErrorCode::kUnavailable, "key service"));
   EXPECT_THAT(us_->control.run(app_, config("two"), false), Fails(ErrorCode::kUnavailable, "key service"));
-  EXPECT_THAT(us_->control.rollout(app_, "deploy", true).error().code, ErrorCode::kUnavailable);
+  EXPECT_THAT(us_->control.rollout(app_, {"deploy", true}).error().code, ErrorCode::kUnavailable);
   EXPECT_THAT(us_->control.rotate(app_, false), Fails(ErrorCode::kUnavailable, "key service"));
   EXPECT_THAT(us_->control.create_app("new"), Fails(ErrorCode::kUnavailable, "key service"));
   // Its right ends first: not while nobody can end it.
@@ -178,7 +178,7 @@ TEST_P(RolledBack, IsNoticedWhenTheKeyServiceIsBackHoweverMuchWasWrittenMeanwhil
   EXPECT_PRED1(noticed, set({{"A", "3"}}));
   EXPECT_PRED1(noticed, us_->control.plan(app_));
   EXPECT_PRED1(noticed, us_->control.run(app_, config("one"), false));
-  EXPECT_PRED1(noticed, us_->control.rollout(app_, "deploy", false));
+  EXPECT_PRED1(noticed, us_->control.rollout(app_, {"deploy", false}));
   EXPECT_PRED1(noticed, us_->control.rotate(app_, false));
   EXPECT_THAT(world_.machines.all(), IsEmpty());
   EXPECT_EQ(seen(), 3u);

@@ -256,7 +256,7 @@ TEST_P(ControlTest, ARolloutBootsAnewAndOneThatFailsGoesBack) {
   ASSERT_TRUE(ok(set(app, {{"A", "1"}})));
   const MachineSummary m = run(app, "one");
   ASSERT_TRUE(ok(set(app, {{"A", "2"}})));
-  const auto out = control().rollout(app, "secrets set", false);
+  const auto out = control().rollout(app, {"secrets set", false});
   ASSERT_TRUE(ok(out));
   EXPECT_EQ(out->release, 2u);
   EXPECT_EQ(out->version, 3u);
@@ -268,7 +268,7 @@ TEST_P(ControlTest, ARolloutBootsAnewAndOneThatFailsGoesBack) {
 
   ASSERT_TRUE(ok(set(app, {{"A", "3"}})));
   fail_next(world_.folder.path() / "runtime", "start", 1, ErrorCode::kResourceExhausted);
-  const auto back = control().rollout(app, "secrets set", false);
+  const auto back = control().rollout(app, {"secrets set", false});
   ASSERT_TRUE(ok(back));
   ASSERT_THAT(back->machines, SizeIs(1));
   EXPECT_EQ(back->machines[0].result, "kept");
@@ -277,12 +277,12 @@ TEST_P(ControlTest, ARolloutBootsAnewAndOneThatFailsGoesBack) {
   EXPECT_THAT(back->failed->message, HasSubstr("Machine one"));
   EXPECT_EQ(variable(m, "A"), "2");
 
-  ASSERT_TRUE(ok(control().rollout(app, "again", false)));
+  ASSERT_TRUE(ok(control().rollout(app, {"again", false})));
   EXPECT_EQ(variable(m, "A"), "3");
-  const auto nothing = control().rollout(app, "again", false);
+  const auto nothing = control().rollout(app, {"again", false});
   ASSERT_TRUE(ok(nothing));
   EXPECT_EQ(nothing->release, 0u);
-  EXPECT_GT(control().rollout(app, "again", true).value().release, 0u);
+  EXPECT_GT(control().rollout(app, {"again", true}).value().release, 0u);
 }
 
 TEST_P(ControlTest, ARotationSealsAnewAndWhatWasSealedBeforeIsRefused) {

@@ -65,6 +65,16 @@ Result<void> Desk::sit_down() {
   who_ = "token " + caller_.name;
   deployer_.emplace(seat_->vault, seat_->keys, host_, who_, config_.audit);
   deployer_->go_on_without_keys();
+  deployer_->set_policy(config_.policy);
+  const Steps tell = [this](std::string_view machine, std::string_view step) { work_.say(machine, step); };
+  deployer_->set_progress(tell);
+  deployer_->set_hosts(
+      [this, tell]() -> Result<std::unique_ptr<MachineHost>> {
+        return std::make_unique<LazyHost>([this, tell]() -> Result<std::unique_ptr<MachineHost>> {
+          return config_.find_host(tell, wanted_host_);
+        });
+      },
+      config_.most_at_once);
   control_.emplace(seat_->vault, seat_->keys, host_, *deployer_, config_.digest_credential);
   return {};
 }

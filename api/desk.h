@@ -64,8 +64,17 @@ class Desk : public std::enable_shared_from_this<Desk> {
   Answer set_plaintext();
   Answer plan();
   Answer history();
-  Answer deploy();
+  Answer roll_back_secrets();
+  Answer purge();
   Answer hand_over();
+
+  // ---- release_routes.cc ----
+  Answer deploy();
+  Answer resume_deploy();
+  Answer abort_deploy();
+  Answer end_rollout(bool back);
+  Answer list_releases();
+  Answer roll_back_release();
 
   // ---- machine_routes.cc ----
   Answer list_machines();

@@ -230,7 +230,7 @@ void write(JsonWriter &j, const MachineSummary &m) {
   j.field("created_at", rfc3339(m.created_ms)).field("updated_at", rfc3339(m.updated_ms));
   j.field("created_ms", m.created_ms).field("updated_ms", m.updated_ms).field("started_ms", m.started_ms);
   if (m.exit_code) j.field("exit_code", *m.exit_code).field("exit_signal", m.exit_signal);
-  j.field("message", m.message).field("cut_off", m.cut_off).end_object();
+  j.field("message", m.message).field("cut_off", m.cut_off).field("drift", m.drift).end_object();
 }
 Result<MachineSummary> read_machine(const JsonValue &v) {
   MachineSummary m;
@@ -255,6 +255,7 @@ Result<MachineSummary> read_machine(const JsonValue &v) {
   }
   COFFER_TRY(m.message, text_or(v, "message"));
   COFFER_TRY(m.cut_off, flag_or(v, "cut_off", false));
+  COFFER_TRY(m.drift, text_or(v, "drift"));
   return m;
 }
 
@@ -549,7 +550,8 @@ Result<Control::Booted> read_booted(const JsonValue &v) {
 // ---- roll-outs ----
 
 void write(JsonWriter &j, const RolloutResult &r) {
-  j.begin_object().field("release", r.release).field("version", r.version).key("machines").begin_array();
+  j.begin_object().field("release", r.release).field("version", r.version).field("already", r.already);
+  j.field("joined", r.joined).field("unfinished", r.unfinished).key("machines").begin_array();
   for (const MachineResult &m : r.machines)
     j.begin_object().field("id", m.id).field("name", m.name).field("result", m.result).end_object();
   j.end_array();
@@ -557,6 +559,8 @@ void write(JsonWriter &j, const RolloutResult &r) {
   if (r.failed) {
     j.key("failed");
     write(j, *r.failed);
+    // Any bytes: an app has written it.
+    j.field("log_base64", base64(as_bytes(r.log))).field("log_withheld", r.log_withheld);
   }
   j.end_object();
 }
@@ -564,6 +568,10 @@ Result<RolloutResult> read_rollout(const JsonValue &v) {
   RolloutResult r;
   COFFER_TRY(r.release, number(v, "release"));
   COFFER_TRY(r.version, number(v, "version"));
+  COFFER_TRY(const int64_t already, number_or(v, "already", 0));
+  r.already = static_cast<uint64_t>(already);
+  COFFER_TRY(r.joined, flag_or(v, "joined", false));
+  COFFER_TRY(r.unfinished, flag_or(v, "unfinished", false));
   COFFER_TRY(const auto machines, items_or_none(v, "machines"));
   for (const JsonValue &m : machines) {
     MachineResult one;
@@ -576,8 +584,175 @@ Result<RolloutResult> read_rollout(const JsonValue &v) {
   COFFER_TRY(const auto failed, v.find("failed"));
   if (failed) {
     COFFER_TRY(r.failed, read_error(*failed));
+    COFFER_TRY(const std::string log, text_or(v, "log_base64"));
+    const auto bytes = unbase64(log);
+    if (!bytes) return fail(ErrorCode::kDataLoss, "field log_base64: expected base64");
+    r.log = as_text(*bytes);
+    COFFER_TRY(r.log_withheld, flag_or(v, "log_withheld", false));
   }
   return r;
+}
+
+// ---- what is rolled out ----
+
+namespace {
+
+std::string_view word_of(Strategy s) { return s == Strategy::kImmediate ? "immediate" : "rolling"; }
+Result<Strategy> strategy_of(const JsonValue &v) {
+  COFFER_TRY(const std::string_view word, v.text());
+  for (const Strategy s : {Strategy::kRolling, Strategy::kImmediate})
+    if (word == word_of(s)) return s;
+  return fail(ErrorCode::kInvalidArgument, "field " + v.where() + ": expected rolling or immediate");
+}
+
+void write_wish(JsonWriter &j, const DeployWish &w) {
+  j.begin_object();
+  if (w.strategy) j.field("strategy", word_of(*w.strategy));
+  if (w.max_unavailable) j.field("max_unavailable", *w.max_unavailable);
+  if (w.smoke_ms) j.field("smoke_ms", *w.smoke_ms);
+  if (w.patience_ms) j.field("wait_ms", *w.patience_ms);
+  j.end_object();
+}
+Result<DeployWish> read_wish(const JsonValue &v) {
+  constexpr int64_t kLongestSmoke = 600'000, kLongestWait = 86'400'000, kMostAtOnce = 1'000'000;
+  DeployWish w;
+  COFFER_CHECK(v.only({"strategy", "max_unavailable", "smoke_ms", "wait_ms"}));
+  COFFER_TRY(const auto strategy, v.find("strategy"));
+  if (strategy) {
+    COFFER_TRY(w.strategy, strategy_of(*strategy));
+  }
+  COFFER_TRY(const auto most, v.find("max_unavailable"));
+  if (most) {
+    COFFER_TRY(const int64_t n, most->integer(1, kMostAtOnce));
+    w.max_unavailable = static_cast<uint32_t>(n);
+  }
+  for (const auto &[name, to, longest] : {std::tuple("smoke_ms", &w.smoke_ms, kLongestSmoke),
+                                          std::tuple("wait_ms", &w.patience_ms, kLongestWait)}) {
+    COFFER_TRY(const auto given, v.find(name));
+    if (!given) continue;
+    COFFER_TRY(const int64_t n, given->integer(0, longest));
+    *to = static_cast<uint64_t>(n);
+  }
+  return w;
+}
+
+}  // namespace
+
+void write(JsonWriter &j, const AnyDeploy &any) {
+  j.begin_object();
+  if (const auto *r = std::get_if<RolloutOrder>(&any)) {
+    j.field("reason", r->reason).field("force", r->force).field("detach", r->hasty);
+  } else {
+    const DeployOrder &d = std::get<DeployOrder>(any);
+    j.field("reason", d.reason).field("pull", d.pull).field("detach", d.hasty).key("policy");
+    write_wish(j, d.policy);
+    j.key("configs").begin_array();
+    for (const MachineConfig &c : d.configs) write(j, c);
+    j.end_array();
+  }
+  j.end_object();
+}
+Result<AnyDeploy> read_deploy(const JsonValue &v) {
+  COFFER_CHECK(v.only({"reason", "force", "detach", "pull", "policy", "configs"}));
+  COFFER_TRY(std::string reason, text_or(v, "reason", "deploy"));
+  if (reason.size() > 256) return fail(ErrorCode::kInvalidArgument, "field reason: over 256 bytes");
+  COFFER_TRY(const bool force, flag_or(v, "force", false));
+  COFFER_TRY(const bool hasty, flag_or(v, "detach", false));
+  COFFER_TRY(const auto configs, v.find("configs"));
+  if (!configs) return RolloutOrder{std::move(reason), force, hasty};
+  DeployOrder d;
+  d.reason = std::move(reason);
+  d.hasty = hasty;
+  COFFER_TRY(d.pull, flag_or(v, "pull", false));
+  COFFER_TRY(const auto policy, v.find("policy"));
+  if (policy) {
+    COFFER_TRY(d.policy, read_wish(*policy));
+  }
+  COFFER_TRY(const auto items, configs->items());
+  std::set<std::string> processes;
+  for (const JsonValue &item : items) {
+    COFFER_TRY(MachineConfig c, read_config(item));
+    if (c.process.empty() || !processes.insert(c.process).second)
+      return fail(ErrorCode::kInvalidArgument,
+                  "field " + item.where() + ": expected a process_group of its own");
+    d.configs.push_back(std::move(c));
+  }
+  if (d.configs.empty()) return fail(ErrorCode::kInvalidArgument, "field configs: there is none");
+  return d;
+}
+
+// ---- releases ----
+
+namespace {
+std::string_view word_of(ReleaseOutcome o) {
+  return o == ReleaseOutcome::kDone ? "done" : o == ReleaseOutcome::kFailed ? "failed" : "running";
+}
+}  // namespace
+
+void write(JsonWriter &j, const Control::Releases &r) {
+  j.begin_object();
+  if (r.under_way) {
+    const Rollout &u = r.under_way->rollout;
+    j.key("under_way").begin_object().field("release", u.release).field("version", u.version);
+    j.field("alive", r.under_way->alive).field("back", u.stage == Rollout::Stage::kBack);
+    j.field("waves", u.waves).field("machines", u.steps.size()).field("why", u.why).end_object();
+  }
+  j.key("releases").begin_array();
+  for (const Release &one : r.all) {
+    j.begin_object()
+        .field("release", one.number)
+        .field("version", one.version)
+        .field("outcome", word_of(one.outcome));
+    j.field("who", one.who).field("reason", one.reason).field("why", one.why);
+    j.field("created_at", rfc3339(one.created_ms)).field("created_ms", one.created_ms);
+    j.key("images").begin_array();
+    for (const MachineConfig &c : one.configs) j.value(c.image_name);
+    j.end_array().end_object();
+  }
+  j.end_array().end_object();
+}
+Result<Control::Releases> read_releases(const JsonValue &v) {
+  Control::Releases out;
+  COFFER_TRY(const auto under_way, v.find("under_way"));
+  if (under_way) {
+    RolloutView u;
+    COFFER_TRY(u.rollout.release, number(*under_way, "release"));
+    COFFER_TRY(u.rollout.version, number(*under_way, "version"));
+    COFFER_TRY(u.alive, flag_or(*under_way, "alive", false));
+    COFFER_TRY(const bool back, flag_or(*under_way, "back", false));
+    if (back) u.rollout.stage = Rollout::Stage::kBack;
+    COFFER_TRY(const uint64_t waves, number(*under_way, "waves"));
+    u.rollout.waves = static_cast<uint32_t>(waves);
+    COFFER_TRY(u.rollout.why, text_or(*under_way, "why"));
+    out.under_way = std::move(u);
+  }
+  COFFER_TRY(const auto items, items_or_none(v, "releases"));
+  for (const JsonValue &item : items) {
+    Release one;
+    COFFER_TRY(one.number, number(item, "release"));
+    COFFER_TRY(one.version, number(item, "version"));
+    COFFER_TRY(const std::string outcome, text(item, "outcome"));
+    for (const ReleaseOutcome o : {ReleaseOutcome::kRunning, ReleaseOutcome::kDone, ReleaseOutcome::kFailed})
+      if (outcome == word_of(o)) one.outcome = o;
+    COFFER_TRY(one.who, text(item, "who"));
+    COFFER_TRY(one.reason, text(item, "reason"));
+    COFFER_TRY(one.why, text_or(item, "why"));
+    COFFER_TRY(one.created_ms, number(item, "created_ms"));
+    COFFER_TRY(const std::vector<std::string> images, texts(item, "images"));
+    for (const std::string &image : images) one.configs.push_back({.image_name = image});
+    out.all.push_back(std::move(one));
+  }
+  return out;
+}
+
+void write(JsonWriter &j, const Deployer::Purged &p) {
+  j.begin_object().field("version", p.version).field("records", p.records).end_object();
+}
+Result<Deployer::Purged> read_purged(const JsonValue &v) {
+  Deployer::Purged p;
+  COFFER_TRY(p.version, number(v, "version"));
+  COFFER_TRY(p.records, number(v, "records"));
+  return p;
 }
 
 void write(JsonWriter &j, const Rotated &r) {

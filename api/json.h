@@ -3,6 +3,8 @@
 #ifndef COFFER_API_JSON_H
 #define COFFER_API_JSON_H
 
+#include <variant>
+
 #include "coffer/base/json.h"
 #include "coffer/release/control.h"
 #include "coffer/tokens/authority.h"
@@ -44,6 +46,17 @@ Result<Control::Booted> read_booted(const JsonValue &);
 
 void write(JsonWriter &, const RolloutResult &);
 Result<RolloutResult> read_rollout(const JsonValue &);
+
+// Of one route: RolloutOrder where there are no configs, else DeployOrder.
+using AnyDeploy = std::variant<RolloutOrder, DeployOrder>;
+void write(JsonWriter &, const AnyDeploy &);
+Result<AnyDeploy> read_deploy(const JsonValue &);
+
+void write(JsonWriter &, const Control::Releases &);
+Result<Control::Releases> read_releases(const JsonValue &);
+
+void write(JsonWriter &, const Deployer::Purged &);
+Result<Deployer::Purged> read_purged(const JsonValue &);
 
 void write(JsonWriter &, const Rotated &);
 Result<Rotated> read_rotated(const JsonValue &);

@@ -22,9 +22,10 @@ class LazyHost : public MachineHost {
     COFFER_TRY(MachineHost * h, found());
     return h->ensure_image(image, pull);
   }
-  Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back) override {
+  void renew() override { host_.reset(); }
+  Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back, const Probation &p) override {
     COFFER_TRY(MachineHost * h, found());
-    return h->boot(next, way_back);
+    return h->boot(next, way_back, p);
   }
   Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of) override {
     COFFER_TRY(MachineHost * h, found());
@@ -75,6 +76,10 @@ class LazyHost : public MachineHost {
   Result<MachineView> view(const MachineState &m) const override {
     COFFER_TRY(MachineHost * h, found());
     return h->view(m);
+  }
+  Result<std::vector<MachineView>> views(const AppId &app) const override {
+    COFFER_TRY(MachineHost * h, found());
+    return h->views(app);
   }
   Result<void> logs(const MachineState &m, const LogQuery &query,
                     const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) override {

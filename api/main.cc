@@ -83,6 +83,12 @@ Result<void> serve(const std::string &engine) {
     for (const AppEntry &entry : *apps) {
       api::LazyHost host([&] { return connected->host({}); });
       Deployer deployer((*seat)->vault, (*seat)->keys, host, "coffer-api", &audit);
+      deployer.set_policy(config.deploy.over({}));
+      deployer.set_hosts(
+          [&]() -> Result<std::unique_ptr<MachineHost>> {
+            return std::make_unique<api::LazyHost>([&] { return connected->host({}); });
+          },
+          config.deploy_parallel);
       const auto app = (*seat)->vault.app(entry.name);
       const auto finished = app ? deployer.finish_cut_off(*app)
                                 : Result<std::vector<std::string>>(std::unexpected(app.error()));
@@ -111,6 +117,8 @@ Result<void> serve(const std::string &engine) {
                       .host_session = [&](http::Duplex &c) { hub.serve(c); },
                       .admit_host = std::ref(admission),
                       .digest_credential = [&] { return home.digest_credential(); },
+                      .policy = config.deploy.over({}),
+                      .most_at_once = config.deploy_parallel,
                       .accept_plaintext = config.api.accept_plaintext,
                       .relay_keys = config.api.relay_keys}),
                  api::admit));

@@ -74,7 +74,13 @@ Answer Desk::route() {
       {"POST", "write sealed", {v1, apps, kAny, secrets, "sealed"}, R::kSet, &Desk::write_sealed},
       {"GET", "plan", {v1, apps, kAny, secrets, "plan"}, R::kList, &Desk::plan},
       {"GET", "history", {v1, apps, kAny, secrets, "history"}, R::kList, &Desk::history},
+      {"POST", "roll back secrets", {v1, apps, kAny, secrets, "rollback"}, R::kSet, &Desk::roll_back_secrets},
+      {"POST", "purge", {v1, apps, kAny, secrets, "purge"}, R::kSet, &Desk::purge},
       {"POST", "deploy", {v1, apps, kAny, "deploy"}, R::kDeploy, &Desk::deploy},
+      {"POST", "resume deploy", {v1, apps, kAny, "deploy", "resume"}, R::kDeploy, &Desk::resume_deploy},
+      {"POST", "abort deploy", {v1, apps, kAny, "deploy", "abort"}, R::kDeploy, &Desk::abort_deploy},
+      {"GET", "list releases", {v1, apps, kAny, "releases"}, R::kList, &Desk::list_releases},
+      {"POST", "roll back", {v1, apps, kAny, "releases", "rollback"}, R::kDeploy, &Desk::roll_back_release},
       {"POST", "hand over", {v1, apps, kAny, "run"}, R::kRun, &Desk::hand_over},
       {"GET", "list machines", {v1, apps, kAny, machines}, R::kList, &Desk::list_machines},
       {"POST", "run machine", {v1, apps, kAny, machines}, R::kMachine, &Desk::run_machine},
@@ -115,7 +121,8 @@ http::Admission admit(const Request &request) {
              machine = request.path.size() >= 4 && request.path[3] == "machines";
   if (!reads && ends({"sealed", "secrets"})) a.max_body = kLargestWrite;
   a.waits = reads ? ends({"wait", "logs", "exec", "session", "keys"})
-                  : machine || ends({"deploy", "rotate", "run"}) || request.path.size() == 3;
+                  : machine || ends({"deploy", "rotate", "run", "rollback", "resume", "abort", "purge"}) ||
+                        request.path.size() == 3;
   return a;
 }
 

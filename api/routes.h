@@ -18,6 +18,8 @@ struct RoutesConfig {  // REQUIRES: what it points to outlives the routes
   std::function<void(http::Duplex &)> host_session;  // the upgraded connection of a host's agent
   std::function<Result<void>(const PublicKey &)> admit_host;
   std::function<Result<SecretBytes>()> digest_credential;
+  DeployPolicy policy;       // of Apps whose config says nothing
+  size_t most_at_once = 16;  // Machines that are booted
   bool accept_plaintext = false, relay_keys = false;
 };
 

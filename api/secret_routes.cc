@@ -88,18 +88,30 @@ Answer Desk::history() {
   return listed(control_->history(a));
 }
 
-Answer Desk::deploy() {
-  COFFER_TRY(const JsonValue root, body({"reason", "force"}));
-  COFFER_TRY(const auto given, root.find("reason"));
-  std::string reason = "deploy";
+Answer Desk::roll_back_secrets() {
+  COFFER_TRY(const JsonValue root, body({"version"}));
+  COFFER_TRY(const auto given, root.find("version"));
+  int64_t version = 0;  // the one before
   if (given) {
-    COFFER_TRY(const std::string_view text, given->text());
-    if (text.size() > 256) return fail(ErrorCode::kInvalidArgument, "field reason: over 256 bytes");
-    reason = text;
+    COFFER_TRY(version, given->integer(1));
   }
-  COFFER_TRY(const bool force, flag(root, "force"));
   COFFER_TRY(const App a, app());
-  return at_length([this, a, reason, force] { return answered(control_->rollout(a, reason, force)); });
+  return once([&]() -> Answer {
+    COFFER_TRY(const uint64_t now, control_->roll_back_secrets(a, static_cast<uint64_t>(version)));
+    JsonWriter j;
+    j.begin_object().field("version", now).end_object();
+    return Response::json(j.str());
+  });
+}
+
+Answer Desk::purge() {
+  COFFER_TRY(const JsonValue root, body({"name"}));
+  COFFER_TRY(const JsonValue given, root.at("name"));
+  COFFER_TRY(const std::string_view text, given.text());
+  const std::string name(text);
+  if (auto ok = check_secret_name(name); !ok) return std::unexpected(std::move(ok).error().in("field name"));
+  COFFER_TRY(const App a, app());
+  return at_length([this, a, name] { return answered(control_->purge(a, name)); });
 }
 
 // The values go from the host's agent to a process there; what passes here is who waits for them.

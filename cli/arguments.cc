@@ -125,7 +125,8 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
       ->type_name("SOCKET");
   c->add_option("--api", a.api_url, "no vault here: an API of its own has it (unix://, http://, https://)")
       ->type_name("URL");
-  c->add_option("--agent", a.agent_url, "a host whose coffer-agent dials that API; without --keys, also for its keys")
+  c->add_option("--agent", a.agent_url,
+                "a host whose coffer-agent dials that API; without --keys, also for its keys")
       ->type_name("URL");
   c->add_option("--identity", a.identity, "of the key service, as `coffer-keys --init` prints it")
       ->type_name("HEX");
@@ -143,7 +144,7 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
   CLI::App *secrets = group("secrets", "set, list, deploy an App's secrets");
   const auto staging = [&](CLI::App *to) {
     to->add_flag("--stage", a.stage, "do not restart Machines now");
-    to->add_flag("--detach", a.detach, "do not wait for checks");
+    to->add_flag("--detach", a.detach, "without smoke time and checks");
   };
   c = command(secrets, "set", "set secrets and restart the App's Machines with them",
               "  coffer secrets set -a web DATABASE_URL=postgres://... API_KEY=...\n"
@@ -170,9 +171,33 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
   c = command(secrets, "history", "which version set or removed what, and by whom; opens nothing",
               "  coffer secrets history -a web\n  coffer secrets history -a web DATABASE_URL");
   words(c, "NAME", "only versions that have changed this secret", 0, 1);
+  c = command(secrets, "rollback", "the secrets of an older version once more; opens nothing",
+              "  coffer secrets rollback -a web          the version before\n"
+              "  coffer secrets rollback -a web 12 --stage");
+  words(c, "VERSION", "of `coffer secrets history` (default: the one before the newest)", 0, 1);
+  staging(c);
+  c = command(secrets, "purge", "forget the older values of a secret, and the versions that had them",
+              "  coffer secrets purge -a web LEAKED_KEY");
+  words(c, "NAME", "a secret that has, or had, a value that must not come back", 1, 1);
   c = command(secrets, "deploy", "restart the App's Machines with the staged secrets",
               "  coffer secrets deploy -a web");
-  c->add_flag("--detach", a.detach, "do not wait for checks");
+  c->add_flag("--detach", a.detach, "without smoke time and checks");
+
+  c = command(&app, "deploy", "bring the App config, and the newest secrets, to the App's Machines",
+              "  coffer deploy\n  coffer deploy --image web:42\n  coffer deploy --abort");
+  one_text(c, "--image", a.image, "instead of the App config's [build] image", "IMAGE");
+  c->add_flag("--pull", a.pull, "ask the registry, also when the image is here");
+  c->add_flag("--detach", a.detach, "without smoke time and checks");
+  c->add_flag("--resume", a.resume, "go on with a roll-out that was cut off");
+  c->add_flag("--abort", a.abort, "undo a roll-out that was cut off");
+
+  CLI::App *releases = group("releases", "what was rolled out, and the way back");
+  command(releases, "list", "releases, the newest first", "  coffer releases list -a web");
+  c = command(
+      releases, "rollback", "deploy the App config of an earlier release; secrets stay as they are",
+      "  coffer releases rollback -a web         the one before\n  coffer releases rollback -a web 12");
+  words(c, "N", "number of the release", 0, 1);
+  c->add_flag("--detach", a.detach, "without smoke time and checks");
 
   CLI::App *machine = group("machine", "run and manage Machines");
   c = command(
@@ -218,6 +243,7 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
           "  coffer machine logs -a web web-1\n  coffer machine logs -a web web-1 -f");
   c->add_flag("-f,--follow", a.follow, "go on until interrupted");
   c->add_option("-n,--lines", a.lines, "only the last N lines")->type_name("N");
+  c->add_flag("--failed", a.failed, "of the last instance that a roll-out gave up, until the next boot");
   one("exec", "run a command inside, with the app's environment",
       "  coffer machine exec -a web web-1 -- sh -c 'echo $DATABASE_URL | wc -c'");
   c = one("wait", "wait for a state", "  coffer machine wait -a web web-1 --state stopped --timeout 60");

@@ -29,10 +29,13 @@ struct Arguments {
   std::vector<std::string> tail;   // behind "--"
   std::vector<TakenValue> values;  // of `secrets set`; words hold "NAME=#index" for them
   std::vector<std::string> from_file, env, env_files, files, only, ports, mounts, cap_drop;
-  std::string storage, runtime, kms_passphrase_file, keys_socket, api_url, agent_url, identity, name, process, user,
-      state, to, service;
+  std::string storage, runtime, kms_passphrase_file, keys_socket, api_url, agent_url, identity, name, process,
+      user, state, to, service;
   // Of `machine run`: whether they were given counts, too.
   std::optional<std::string> restart, entrypoint, network, memory, stop_signal, stop_timeout;
+  std::optional<std::string> image;    // of `deploy`
+  bool resume = false, abort = false;  // of `deploy`
+  bool failed = false;                 // of `machine logs`
   // Of `token`: given as nothing, they must not pass for not given.
   std::optional<std::string> token_apps, token_allow, token_expires;
   bool stage = false, detach = false, dotenv = false, yes = false, force = false, follow = false,

@@ -15,7 +15,9 @@
 #include "app_file.h"
 #include "coffer/agent/local_receiver.h"
 #include "coffer/base/names.h"
+#include "coffer/base/process.h"
 #include "coffer/keys/key_socket.h"
+#include "coffer/keys/locked_keys.h"
 #include "files.h"
 #include "output.h"
 
@@ -90,12 +92,9 @@ Result<api::ApiClient *> Engine::api() {
 }
 
 // What hosts do, for a person.
-Steps Engine::steps() const {
+Steps Engine::steps() {
   if (arguments_.quiet || arguments_.json) return {};
-  return [](std::string_view machine, std::string_view step) {
-    print_progress(machine.empty() ? std::string(step)
-                                   : "Machine " + std::string(machine) + ": " + std::string(step));
-  };
+  return [this](std::string_view machine, std::string_view step) { progress_.tell(machine, step); };
 }
 
 Result<Vault *> Engine::vault() {
@@ -139,38 +138,43 @@ Result<Keys *> Engine::keys() {
         KeyService::open(std::move(store), [this] { return open_kms(); }, pins.writers, now_ms, &keys_log_));
     auto own = std::make_unique<KeyService>(std::move(opened));
     own_keys_ = own.get();
-    keys_ = std::move(own);
+    keys_ = std::make_unique<LockedKeys>(std::move(own));
   }
   return keys_.get();
 }
 
+Result<Agent::Config> Engine::agent_config() {
+  COFFER_TRY(const Pins pins, home_.pins());
+  COFFER_TRY(const SecretBytes seed, home_.host_seed());
+  COFFER_TRY(SigningKey host, SigningKey::from_seed(seed.reveal()));
+  COFFER_TRY(Keys * key_service, keys());
+  if (own_keys_) own_keys_->trust(host.public_key());
+  Agent::Config c{.open_store = [this] { return Storage::open(config_.agent_storage); },
+                  .open_runtime = [this] { return Runtime::open(config_.runtime); },
+                  .open_injectors = [this] { return Injector::open_all(config_.injectors); },
+                  .host_key = std::move(host),
+                  .writers = pins.writers,
+                  .identity = pins.identity,
+                  .keys = key_service,
+                  .cancel_fd = interrupt_fd(),
+                  .progress = {},
+                  .image_progress = {}};
+  if (const Steps tell = steps()) {
+    c.progress = tell;
+    c.image_progress = [tell](std::string_view line) { tell("", line); };
+  }
+  return c;
+}
+
 Result<Agent *> Engine::agent() {
   if (!agent_) {
-    COFFER_TRY(const Pins pins, home_.pins());
-    COFFER_TRY(const SecretBytes seed, home_.host_seed());
-    COFFER_TRY(SigningKey host, SigningKey::from_seed(seed.reveal()));
-    COFFER_TRY(Keys * key_service, keys());
-    if (own_keys_) own_keys_->trust(host.public_key());
-    Agent::Config c{.open_store = [this] { return Storage::open(config_.agent_storage); },
-                    .open_runtime = [this] { return Runtime::open(config_.runtime); },
-                    .open_injectors = [this] { return Injector::open_all(config_.injectors); },
-                    .host_key = std::move(host),
-                    .writers = pins.writers,
-                    .identity = pins.identity,
-                    .keys = key_service,
-                    .cancel_fd = interrupt_fd(),
-                    .progress = {},
-                    .image_progress = {},
-                    .receiver = [this](const Ticket &) -> Result<TakeValues> {
-                      return [this](std::vector<Delivery> &values) -> Result<void> {
-                        handed_ = std::move(values);
-                        return {};
-                      };
-                    }};
-    if (const Steps tell = steps()) {
-      c.progress = tell;
-      c.image_progress = [tell](std::string_view line) { tell("", line); };
-    }
+    COFFER_TRY(Agent::Config c, agent_config());
+    c.receiver = [this](const Ticket &) -> Result<TakeValues> {
+      return [this](std::vector<Delivery> &values) -> Result<void> {
+        handed_ = std::move(values);
+        return {};
+      };
+    };
     agent_ = std::make_unique<Agent>(Agent::create(std::move(c)));
   }
   return agent_.get();
@@ -182,6 +186,16 @@ Result<Deployer *> Engine::deployer() {
     COFFER_TRY(Keys * k, keys());
     COFFER_TRY(Agent * a, agent());
     deployer_ = std::make_unique<Deployer>(*v, *k, *a, who(), &api_log_);
+    deployer_->set_policy(config_.deploy.over({}));
+    deployer_->set_hosts(
+        [this]() -> Result<std::unique_ptr<MachineHost>> {
+          COFFER_TRY(Agent::Config c, agent_config());
+          c.owner = worker_identity();
+          return std::make_unique<Agent>(Agent::create(std::move(c)));
+        },
+        config_.deploy_parallel);
+    deployer_->set_progress(steps());
+    deployer_->set_cancelled(interrupted);
   }
   return deployer_.get();
 }

@@ -15,6 +15,8 @@
 #include "coffer/release/control.h"
 #include "coffer/tokens/user_tokens.h"
 #include "home.h"
+#include "output.h"
+#include "progress.h"
 
 namespace coffer::cli {
 
@@ -50,6 +52,8 @@ class Engine {
   // ---- in either mode ----
   // The values of a command of this host (`only` empty: all), its grant revoked again.
   Result<std::vector<Delivery>> environment(const App &, const std::set<std::string> &only);
+  // Before results are printed.
+  void end_progress() { progress_.end(); }
   // The App that the command is about: -a, COFFER_APP, App config.
   Result<App> app();
   Result<App> app(std::string_view name);
@@ -59,15 +63,18 @@ class Engine {
       : arguments_(arguments),
         home_(std::move(home)),
         config_(std::move(config)),
+        progress_(stderr_is_terminal() && !arguments.verbose),
         api_log_(home_.audit_log("api")),
         keys_log_(home_.audit_log("keys")) {}
 
   Result<void> here() const;
-  Steps steps() const;
+  Steps steps();
+  Result<Agent::Config> agent_config();
 
   const Arguments &arguments_;
   Home home_;
   EngineConfig config_;
+  Progress progress_;
   AuditLog api_log_, keys_log_;
   std::unique_ptr<api::KeyRelay> relay_;
   std::unique_ptr<Vault> vault_;

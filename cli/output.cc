@@ -81,6 +81,7 @@ std::string age(uint64_t since_ms) {
 }
 
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
+bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
 bool flush_stdout() { return std::fflush(stdout) == 0 && !std::ferror(stdout); }
 
 }  // namespace coffer::cli

@@ -29,6 +29,7 @@ void print_table(const std::vector<std::vector<std::string>> &rows);
 
 std::string age(uint64_t since_ms);  // "17s ago"
 bool stdout_is_terminal();
+bool stderr_is_terminal();
 // Everything written reached its reader?
 bool flush_stdout();
 

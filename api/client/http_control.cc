@@ -65,6 +65,12 @@ Result<Control::Secrets> read_secrets(const JsonValue &v) {
   return out;
 }
 
+Result<uint64_t> read_number(const JsonValue &v) {
+  COFFER_TRY(const JsonValue version, v.at("version"));
+  COFFER_TRY(const int64_t n, version.integer(1));
+  return static_cast<uint64_t>(n);
+}
+
 Result<MachineSummary> read_gone(const JsonValue &) {
   MachineSummary gone;
   gone.state = State::kDestroyed;
@@ -130,10 +136,40 @@ Result<std::vector<VersionView>> HttpControl::history(const App &a) {
   return api_.ask<std::vector<VersionView>>(path(a, "/secrets/history"), list<VersionView, read_version>);
 }
 
-Result<RolloutResult> HttpControl::rollout(const App &a, std::string_view reason, bool force) {
+Result<RolloutResult> HttpControl::rollout(const App &a, const RolloutOrder &order) {
   JsonWriter j;
-  j.begin_object().field("reason", reason).field("force", force).end_object();
+  api::write(j, AnyDeploy(order));
   return api_.work<RolloutResult>(path(a, "/deploy"), j.str(), read_rollout);
+}
+Result<RolloutResult> HttpControl::deploy(const App &a, const DeployOrder &order) {
+  JsonWriter j;
+  api::write(j, AnyDeploy(order));
+  return api_.work<RolloutResult>(path(a, "/deploy"), j.str(), read_rollout);
+}
+Result<RolloutResult> HttpControl::roll_back_release(const App &a, uint64_t number, bool hasty) {
+  JsonWriter j;
+  j.begin_object().field("detach", hasty);
+  if (number) j.field("release", number);
+  j.end_object();
+  return api_.work<RolloutResult>(path(a, "/releases/rollback"), j.str(), read_rollout);
+}
+Result<RolloutResult> HttpControl::end_rollout(const App &a, bool back) {
+  return api_.work<RolloutResult>(path(a, back ? "/deploy/abort" : "/deploy/resume"), "", read_rollout);
+}
+Result<Control::Releases> HttpControl::releases(const App &a) {
+  return api_.ask<Releases>(path(a, "/releases"), read_releases);
+}
+Result<uint64_t> HttpControl::roll_back_secrets(const App &a, uint64_t version) {
+  JsonWriter j;
+  j.begin_object();
+  if (version) j.field("version", version);
+  j.end_object();
+  return api_.ask<uint64_t>("POST", path(a, "/secrets/rollback"), j.str(), read_number);
+}
+Result<Deployer::Purged> HttpControl::purge(const App &a, std::string_view name) {
+  JsonWriter j;
+  j.begin_object().field("name", name).end_object();
+  return api_.work<Deployer::Purged>(path(a, "/secrets/purge"), j.str(), read_purged);
 }
 
 Result<Rotated> HttpControl::rotate(const App &a, bool now) {

@@ -23,7 +23,13 @@ class HttpControl : public Control {
   Result<Secrets> secrets(const App &) override;
   Result<Plan> plan(const App &) override;
   Result<std::vector<VersionView>> history(const App &) override;
-  Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
+  Result<RolloutResult> rollout(const App &, const RolloutOrder &) override;
+  Result<RolloutResult> deploy(const App &, const DeployOrder &) override;
+  Result<RolloutResult> roll_back_release(const App &, uint64_t number, bool hasty) override;
+  Result<RolloutResult> end_rollout(const App &, bool back) override;
+  Result<Releases> releases(const App &) override;
+  Result<uint64_t> roll_back_secrets(const App &, uint64_t version) override;
+  Result<Deployer::Purged> purge(const App &, std::string_view name) override;
   Result<Rotated> rotate(const App &, bool now) override;
   Result<void> hand_over(const App &, const std::set<std::string> &only, const Receiver &) override;
   Result<std::vector<MachineSummary>> machines(const App &) override;

@@ -57,7 +57,8 @@ Result<std::string> engine_text(const Arguments &a) {
   if (!a.agent_url.empty()) {
     if (!plain(a.agent_url))
       return fail(ErrorCode::kInvalidArgument, "--agent: the URL holds a character that engine.toml cannot");
-    text += "[agent]\napi = [\"" + a.agent_url + "\"]\nmounts = []                      # folders that Machines may have\n";
+    text += "[agent]\napi = [\"" + a.agent_url +
+            "\"]\nmounts = []                      # folders that Machines may have\n";
   }
   if (!a.kms_passphrase_file.empty()) {
     const std::string path = std::filesystem::absolute(a.kms_passphrase_file).string();
@@ -145,8 +146,7 @@ Result<int> init(Arguments &a) {
                 "--kms-passphrase-file is for a key service of one's own, not for --keys or --agent");
   const bool fresh = !std::filesystem::exists(home.engine_file());
   COFFER_TRY(const std::string text, engine_text(a));
-  if (!fresh &&
-      (!a.storage.empty() || !a.kms_passphrase_file.empty() || !a.runtime.empty() || elsewhere))
+  if (!fresh && (!a.storage.empty() || !a.kms_passphrase_file.empty() || !a.runtime.empty() || elsewhere))
     return fail(ErrorCode::kAlreadyExists,
                 "Coffer is set up already: " + home.engine_file().string() + " exists",
                 "Edit that file, or run `coffer init` without options to finish setting up.");
@@ -184,13 +184,14 @@ Result<int> init(Arguments &a) {
   }
   print((fresh ? "Coffer is set up in " : "Coffer is ready in ") + home.dir().string());
   print("  storage  " + config.storage.plugin);
-  print("  keys     " + (!config.keys_socket.empty()   ? config.keys_socket.string()
+  print("  keys     " + (!config.keys_socket.empty()  ? config.keys_socket.string()
                          : !config.agent_apis.empty() ? "through " + config.agent_apis.front()
                                                       : config.kms.plugin));
   print("  runtime  " + config.runtime.plugin);
   if (!config.agent_apis.empty()) {
     print("Put what the API's pins/writers says into " + (home.dir() / "pins/writers").string() +
-          ".\nNext: coffer host join NAME < TOKEN, with a token from `coffer host enroll NAME`; then coffer-agent.");
+          ".\nNext: coffer host join NAME < TOKEN, with a token from `coffer host enroll NAME`; then "
+          "coffer-agent.");
     return 0;
   }
   if (!config.keys_socket.empty())

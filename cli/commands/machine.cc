@@ -38,6 +38,7 @@ void begin_machine(JsonWriter &j, const MachineSummary &m, const EngineConfig &c
       .field("instance_id", m.instance_id)
       .field("release", m.release)
       .field("secrets_version", m.version)
+      .field("drift", m.drift)
       .field("created_at", rfc3339(m.created_ms))
       .field("updated_at", rfc3339(m.updated_ms));
 }
@@ -208,11 +209,12 @@ Result<int> machine_list(Arguments &a) {
     return 0;
   }
   std::vector<std::vector<std::string>> table = {
-      {"ID", "NAME", "STATE", "IMAGE", "RELEASE", "SECRETS", "UPDATED"}};
+      {"ID", "NAME", "STATE", "IMAGE", "RELEASE", "SECRETS", "UPDATED", "DRIFT"}};
   for (const MachineSummary &m : all) {
     table.push_back({m.id, m.name, std::string(to_string(m.state)), m.image,
                      m.release ? std::to_string(m.release) : "-",
-                     m.version ? "v" + std::to_string(m.version) : "-", age(m.updated_ms)});
+                     m.version ? "v" + std::to_string(m.version) : "-", age(m.updated_ms),
+                     m.drift.empty() ? "-" : m.drift});
     if (m.cut_off)
       print_warning("Machine " + m.name + ": a change was cut off; the next command that changes it goes on");
   }
@@ -244,6 +246,7 @@ Result<int> machine_status(Arguments &a) {
     table.push_back({"Ended", m.exit_signal ? "by signal " + std::to_string(m.exit_signal)
                                             : "with exit code " + std::to_string(*m.exit_code)});
   }
+  if (!m.drift.empty()) table.push_back({"Drift", m.drift});
   if (!m.message.empty()) table.push_back({"Message", printable(m.message)});
   print_table(table);
   return 0;
@@ -303,7 +306,8 @@ bool pass_on(uint32_t stream, ByteSpan data) {
 Result<int> machine_logs(Arguments &a) {
   COFFER_TRY(const Opened o, open(a));
   if (a.follow) catch_interrupts();
-  auto read = o.control->logs(o.app, a.words.front(), {.follow = a.follow, .since_ns = 0, .tail = a.lines},
+  auto read = o.control->logs(o.app, a.words.front(),
+                              {.follow = a.follow, .since_ns = 0, .tail = a.lines, .failed = a.failed},
                               [](uint32_t stream, int64_t, ByteSpan data) { return pass_on(stream, data); });
   if (!read && !(read.error().code == ErrorCode::kCancelled && interrupted()))
     return std::unexpected(read.error());

@@ -1,8 +1,9 @@
-// coffer secrets set | import | unset | list | plan | history | deploy
+// coffer secrets set | import | unset | list | plan | history | rollback | purge | deploy
 #include <algorithm>
+#include <charconv>
 
 #include "../files.h"
-#include "../output.h"
+#include "../rollout_report.h"
 #include "coffer/config/dotenv.h"
 #include "commands.h"
 
@@ -114,46 +115,37 @@ Result<int> finish(Arguments &a, Engine &engine, const App &app, const Changes &
   }
   if (!a.stage) {
     COFFER_TRY(Control * control, engine.control());
-    COFFER_TRY(rolled, control->rollout(app, reason, false));
+    auto done = control->rollout(app, {std::string(reason), false, a.detach});
+    engine.end_progress();
+    if (!done && !changed.empty())
+      return fail(done.error().code, done.error().message + "; the change is stored, and staged",
+                  done.error().remedy);
+    if (!done) return std::unexpected(done.error());
+    rolled = *std::move(done);
   }
   const uint64_t version = std::max(written.version, rolled.version);
+  // It went out with somebody else's.
+  if (changed.empty()) rolled.already = 0;
   if (a.json) {
     JsonWriter j;
     j.begin_object().field("version", version).field("staged", a.stage);
     write_names(j, "changed", changed);
     write_names(j, "unchanged", written.unchanged);
-    if (rolled.release)
-      j.field("release", rolled.release);
-    else
-      j.key("release").null();
-    j.key("machines").begin_array();
-    for (const MachineResult &m : rolled.machines)
-      j.begin_object().field("id", m.id).field("name", m.name).field("result", m.result).end_object();
-    j.end_array().end_object();
+    write_machines(j, rolled);
+    j.end_object();
     print_json(j);
   } else if (a.stage) {
     if (!changed.empty())
       print("Staged: no Machine has the change yet. `coffer secrets deploy -a " + app.name() +
             "` brings it to them.");
   } else if (rolled.release) {
-    for (const MachineResult &m : rolled.machines)
-      print("Machine " + m.name + " (" + m.id + "): " + m.result);
-    if (!rolled.failed) print("Release " + std::to_string(rolled.release) + " is out.");
+    print_rollout(rolled);
+  } else if (rolled.already) {
+    print("Release " + std::to_string(rolled.already) + " is out; another command rolled it out.");
   } else if (!changed.empty()) {
     print("No Machine is started; the next one that starts has the change.");
   }
-  for (const std::string &w : rolled.warnings) print_warning(w);
-  if (rolled.failed) {
-    Error e = *rolled.failed;
-    const bool kept =
-        std::ranges::all_of(rolled.machines, [](const MachineResult &m) { return m.result != "failed"; });
-    e.code = e.code == ErrorCode::kCancelled ? e.code : ErrorCode::kUnknown;
-    e.message = "release " + std::to_string(rolled.release) + " was not rolled out: " + e.message;
-    e.message += kept ? "; the Machines run what they ran before, and the change stays staged"
-                      : "; not every Machine could be brought back";
-    return std::unexpected(std::move(e));
-  }
-  return 0;
+  return outcome(app, rolled, ", and the change stays staged");
 }
 
 Result<Changes> seal_and_write(Engine &engine, App app, const std::vector<NamedValue> &values) {
@@ -327,6 +319,58 @@ Result<int> secrets_history(Arguments &a) {
                           : "No version that is kept has set or removed " + a.words.front() + ".");
   else
     print_table(table);
+  return 0;
+}
+
+Result<int> secrets_rollback(Arguments &a) {
+  uint64_t version = 0;
+  if (!a.words.empty()) {
+    const std::string &text = a.words.front();
+    const auto [rest, e] = std::from_chars(text.data(), text.data() + text.size(), version);
+    if (e != std::errc() || rest != text.data() + text.size() || version == 0)
+      return fail(ErrorCode::kInvalidArgument, "argument 1: expected the number of a version",
+                  "See `coffer secrets history`.");
+  }
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  if (!a.stage) catch_interrupts();
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const Control::Secrets before, control->secrets(app));
+  COFFER_TRY(const uint64_t now, control->roll_back_secrets(app, version));
+  COFFER_TRY(const Control::Secrets after, control->secrets(app));
+  Changes changes;
+  changes.version = now;
+  for (const SecretView &s : after.all)
+    if (s.entry.version == now && now > before.version && s.status != SecretStatus::kRemoved)
+      changes.changed.push_back(s.entry.name);
+  const auto there = [](const Control::Secrets &all, const std::string &name) {
+    return std::ranges::any_of(all.all, [&](const SecretView &s) {
+      return s.entry.name == name && s.status != SecretStatus::kRemoved;
+    });
+  };
+  for (const SecretView &s : before.all)
+    if (there(before, s.entry.name) && !there(after, s.entry.name)) changes.removed.push_back(s.entry.name);
+  if (now == before.version && !a.json) print("Nothing to roll back: the secrets are those of that version.");
+  return finish(a, *engine, app, changes, "secrets rollback");
+}
+
+Result<int> secrets_purge(Arguments &a) {
+  const std::string &name = a.words.front();
+  if (auto ok = check_secret_name(name); !ok) return bad_argument(1, ok.error());
+  COFFER_TRY(const auto engine, Engine::open(a));
+  COFFER_TRY(const App app, engine->app());
+  COFFER_TRY(Control * control, engine->control());
+  COFFER_TRY(const Deployer::Purged purged, control->purge(app, name));
+  engine->end_progress();
+  if (a.json) {
+    JsonWriter j;
+    api::write(j, purged);
+    print_json(j);
+    return 0;
+  }
+  print("Older values of " + name + " are forgotten, and with them all versions before " +
+        std::to_string(purged.version) + ": " + count(purged.records, "record") +
+        ". Backups still have them.");
   return 0;
 }
 

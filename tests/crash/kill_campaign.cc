@@ -22,6 +22,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <optional>
 #include <random>
@@ -88,6 +89,7 @@ class Campaign {
     Argv init = platform_->init();
     init.insert(init.begin(), {"init", "--storage", storage_});
     coffer(init);
+    std::ofstream(home_ / "engine.toml", std::ios::app) << "\n[deploy]\nsmoke_time = \"0s\"\n";
     platform_->set_up();
     start_agent();
     coffer({"apps", "create", kApp});

@@ -56,6 +56,7 @@ state() { field .state machine status -a web "$1"; }
 machine_is() { [ "$(state "$1")" = "$2" ]; }
 
 ok coffer init --runtime docker
+no_smoke
 ok coffer apps create web
 empty=$(there)
 

@@ -40,6 +40,7 @@ docker push -q "$image" >/dev/null
 docker image rm "$image" >/dev/null
 
 ok coffer init --runtime docker
+no_smoke
 ok coffer apps create web
 
 step "an image that is not here: said, not pulled"

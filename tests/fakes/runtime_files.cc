@@ -10,6 +10,9 @@
 //   stopped-with                   signal and timeout of the last stop
 //   instances/ID/env-NAME          plain variables; the secret ones come at start
 //   instances/ID/file-NAME         files, '/' written ','; mode-NAME beside them
+//   instances/ID/log               a variable CHATTY makes the app write its environment there; it comes in
+//   pieces of 5
+//                                  bytes, and a variable DIES makes it end at once with that exit code
 //   instances/ID/listens-PORT      made by the test: a check of that port passes
 //   instances/ID/probes            one line per try: "tcp 80", "http 80 GET /health"
 // It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list,
@@ -100,7 +103,18 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     }
     write(dir / "started-ns",
           std::to_string(std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1)));
+    if (fs::exists(dir / "env-CHATTY")) {
+      std::string log;
+      for (const auto &entry : fs::directory_iterator(dir))
+        if (const std::string name = entry.path().filename(); name.starts_with("env-"))
+          log += name.substr(4) + " is " + read(entry.path()) + '\n';
+      write(dir / "log", log);
+    }
     become(id, "started");
+    if (const std::string dies = read(dir / "env-DIES"); !dies.empty()) {
+      write(dir / "exit-code", dies);
+      become(id, "failed");
+    }
     fault.after();
   }
 
@@ -176,10 +190,25 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     }
   }
 
-  void wait(const Call &, std::string_view handle, const Machines &emit) override {
-    tell(id_of(handle), emit);
+  void wait(const Call &call, std::string_view handle, const Machines &emit) override {
+    const std::string id = id_of(handle), before = read(instance(id) / "state");
+    if (before == "started" && call.deadline_ns()) {
+      pollfd cancel{call.cancel_fd(), POLLIN, 0};
+      // Nobody tells of changes here.
+      while (read(instance(id) / "state") == before) {
+        if (::poll(&cancel, 1, 5) > 0) throw Error{COFFER_CANCELLED, "cancelled"};
+        const auto now = std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+        if (static_cast<uint64_t>(now) >= call.deadline_ns())
+          throw Error{COFFER_DEADLINE_EXCEEDED, "still so"};
+      }
+    }
+    tell(id, emit);
   }
-  void logs(const Call &, std::string_view, const coffer_log_query &, const Chunks &) override {}
+  void logs(const Call &, std::string_view handle, const coffer_log_query &, const Chunks &each) override {
+    const std::string log = read(instance(id_of(handle)) / "log");
+    for (size_t at = 0; at < log.size(); at += 5)
+      if (!each(2, 0, std::string_view(log).substr(at, 5))) return;
+  }
   std::string ensure_image(const Call &, std::string_view image, uint32_t flags,
                            const Lines &progress) override {
     const bool pull = flags & COFFER_IMAGE_PULL;

@@ -6,6 +6,7 @@ begin "$1"
 runtime=${2:-process}
 image=${3:-host}
 ok coffer init --runtime "$runtime"
+no_smoke
 ok coffer apps create web
 ok coffer secrets set -a web --stage SECRET=first-value
 

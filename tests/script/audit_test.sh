@@ -9,6 +9,7 @@ keys=$COFFER_HOME/audit/keys.log
 
 step "what was done"
 ok coffer init
+no_smoke
 ok coffer audit log
 says "no such entry"
 ok coffer audit verify

@@ -20,6 +20,7 @@ refused() {
 is() { same "$2" "$(coffer run -a web --only "$1" -- sh -c "printf %s \"\$$1\"")" "$1"; }
 
 ok coffer init
+no_smoke
 ok coffer apps create web
 ok coffer secrets set -a web --stage KEPT=before
 
@@ -349,6 +350,7 @@ for storage in sqlite file; do
   (
     export COFFER_HOME=$WORK/full-$storage
     ok coffer init --storage "$storage"
+    no_smoke
     ok coffer apps create web
     last=0 code=0
     for i in $(seq 400); do

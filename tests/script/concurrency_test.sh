@@ -7,6 +7,7 @@ storage=${2:-sqlite}
 runtime=${3:-process}
 export image=${4:-host}
 ok coffer init --storage "$storage" --runtime "$runtime"
+no_smoke
 ok coffer apps create web
 
 machine() { field ".[] | select(.name == \"$1\") | .$2" machine list -a web; }

@@ -15,6 +15,7 @@ stride=${4:-1}
 
 case $inner in *storage-file*) kind=file path=vault agent=agent ;; *) kind=sqlite path=vault.db agent=agent.db ;; esac
 ok coffer init --runtime process --storage $kind
+no_smoke
 store() { # TABLE PATH
   cat <<TOML
 [$1]
@@ -27,16 +28,11 @@ TOML
 }
 # All but [storage], which is ours.
 awk '/^\[/ { skip = $0 == "[storage]" } !skip' home/engine.toml >engine.rest
-config() { # FIRST-TABLE
-  {
-    echo "$1"
-    store storage "$path"
-    store agent.storage "$agent"
-    cat engine.rest
-  } >home/engine.toml
-}
-config $'[deploy]\nsmoke_time = "0s"'
-coffer vault check >/dev/null 2>&1 || config "" # DEPLOY-TABLE: this line goes when every engine config knows [deploy]
+{
+  store storage "$path"
+  store agent.storage "$agent"
+  cat engine.rest
+} >home/engine.toml
 ok coffer vault check
 
 names="one two three"

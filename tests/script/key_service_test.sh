@@ -53,6 +53,7 @@ same "$identity" "$(out)"
 expect_code 7 coffer init --keys "$socket"
 expect_code 7 coffer init --keys "$socket" --identity abc
 ok coffer init --keys "$socket" --identity "$identity"
+no_smoke
 says "coffer host enroll"
 [ ! -e "$COFFER_HOME/kms" ] && [ ! -e "$COFFER_HOME/keys.db" ] || failed "the user has keys of his own"
 expect_code 4 as_service "$keys"

@@ -14,6 +14,7 @@ epoch() { field ".[] | select(.app == \"$1\") | .epoch" keys list; }
 old_epochs() { field ".[] | select(.app == \"$1\") | .old_epochs | join(\",\")" keys list; }
 
 ok coffer init --storage "$storage"
+no_smoke
 one=$(canary)
 two=$(canary)
 ok coffer apps create web
@@ -129,6 +130,7 @@ ok coffer vault check
 has web w1 ONE "$one"
 export COFFER_HOME=$WORK/another
 ok coffer init --storage "$storage"
+no_smoke
 expect_code 5 coffer vault restore "$WORK/backup"
 says "another KMS key"
 ok coffer apps list
@@ -140,6 +142,7 @@ export COFFER_HOME=$WORK/new
 mkdir -m 700 "$COFFER_HOME"
 cp -a "$old/kms" "$COFFER_HOME/kms"
 ok coffer init --storage "$storage"
+no_smoke
 ok coffer vault restore "$WORK/backup"
 says "web: version"
 ok coffer vault check

@@ -35,7 +35,7 @@ begin_server() {
   chmod 755 "$WORK"
   at_end() { "$server_up" stop "$dir" || true; }
 }
-up() { ok "$server_up" start "$dir"; }
+up() { COFFER_SMOKE_TIME=${smoke_time-0s} ok "$server_up" start "$dir"; }
 down() { ok "$server_up" stop "$dir" "$@"; } # [ROLE] [SIGNAL]
 daemon() { "$server_up" pid "$dir" "$1"; }    # its process id
 as() { setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}"; }
@@ -112,6 +112,12 @@ expect_code() {
   [ "$code" = "$want" ] || failed "call $calls ($1 ${2-} ${3-}) ended with $code instead of $want"
 }
 ok() { expect_code 0 "$@"; }
+
+# no_smoke: the home that was made just now waits for no Machine to stay up.
+no_smoke() {
+  grep -qs '^\[deploy\]' "$COFFER_HOME/engine.toml" ||
+    printf '\n[deploy]\nsmoke_time = "0s"\n' >>"$COFFER_HOME/engine.toml"
+}
 
 # Of the last expect_code.
 out() { cat "$OUTPUTS/out"; }

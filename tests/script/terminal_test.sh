@@ -22,6 +22,7 @@ at_prompt() {
 }
 
 ok coffer init
+no_smoke
 ok coffer apps create web
 ok coffer secrets set -a web --stage KEPT=before
 
@@ -84,5 +85,6 @@ expect_code 3 coffer init --kms-passphrase-file "$WORK/typo"
 printf 'correct horse\n' >passphrase
 chmod 600 passphrase
 ok coffer init --kms-passphrase-file "$WORK/passphrase"
+no_smoke
 ok coffer apps create web
 echo passed

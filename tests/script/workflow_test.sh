@@ -25,8 +25,10 @@ bytes() { od -An -v -tx1 | tr -d '\n'; }
 step "init, Apps"
 if embedded; then
   ok coffer init --storage "$storage" --runtime "$runtime"
+  no_smoke
   expect_code 4 coffer init --storage "$storage"
   ok coffer init
+  no_smoke
   ok coffer doctor -j
   json 'all(.[]; .ok)'
 else

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <random>
 #include <set>
 #include <stdexcept>
@@ -139,6 +140,7 @@ class Tamper : public testing::TestWithParam<const char *> {
   void SetUp() override {
     base_ = std::make_unique<Home>(folder_.path() / "base");
     base_->must({"init", "--storage", GetParam()});
+    std::ofstream(base_->path() / "engine.toml", std::ios::app) << "\n[deploy]\nsmoke_time = \"0s\"\n";
     for (const char *app : {"web", "other"}) {
       base_->must({"apps", "create", app});
       base_->must({"secrets", "set", "-a", app, std::string("S_A=first of ") + app, "S_B=b", "--stage"});

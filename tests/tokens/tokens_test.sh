@@ -23,6 +23,7 @@ refused() {
 check() { coffer token check -j; }
 
 ok coffer init
+no_smoke
 ok coffer apps create web
 
 step "a token that was made is valid, with the rights it was made with"
@@ -167,6 +168,7 @@ step "a home from before there were tokens gets its root by init; a lost root vo
 rm "$COFFER_HOME/api/token.root"
 refused 4 'api/token.root is missing' coffer token create
 ok coffer init
+no_smoke
 same 400 "$(stat -c %a "$COFFER_HOME/api/token.root")"
 refused 5 'was changed, or was not made here' coffer token check < <(echo "$all")
 expect_code 1 coffer token list

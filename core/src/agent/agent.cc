@@ -3,6 +3,8 @@
 
 #include <poll.h>
 
+#include <algorithm>
+#include <map>
 #include <thread>
 
 #include "coffer/base/clock.h"
@@ -317,6 +319,10 @@ Result<void> Agent::destroy(const std::string &machine) {
       COFFER_CHECK(rt->stop(m.current->handle, "", 0));
       COFFER_CHECK(rt->destroy(m.current->handle, true));
     }
+    if (m.failed) {
+      COFFER_TRY(const Runtime *rt, runtime());
+      COFFER_CHECK(rt->destroy(m.failed->handle, true));
+    }
     Batch b;
     b.require(machine, held.revision).erase(machine);
     COFFER_TRY(const Storage *const kept, store());
@@ -390,11 +396,41 @@ Result<MachineView> Agent::view(const MachineState &m) const {
   return v;
 }
 
+Result<std::vector<MachineView>> Agent::views(const AppId &app) const {
+  COFFER_TRY(const std::vector<MachineState> all, states());
+  std::vector<MachineView> out;
+  std::map<std::string_view, const InstanceStatus *> by_id;
+  std::vector<InstanceStatus> instances;
+  for (const MachineState &m : all) {
+    if (m.app_id != app) continue;
+    MachineView v;
+    v.state = m;
+    v.now = m.state;
+    v.message = m.message;
+    v.cut_off = cut_off(m);
+    v.busy = m.owner_alive && busy(m);
+    out.push_back(std::move(v));
+  }
+  if (std::ranges::none_of(out, [](const MachineView &v) { return v.state.current.has_value(); })) return out;
+  COFFER_TRY(const Runtime *rt, runtime());
+  COFFER_TRY(instances, rt->list({label(), {"coffer.app", hex(app)}}));
+  for (const InstanceStatus &i : instances) by_id.emplace(i.instance_id, &i);
+  for (MachineView &v : out) {
+    const State s = v.state.state;
+    if (!v.state.current || (s != State::kStarted && s != State::kStarting && s != State::kStopping))
+      continue;
+    const auto at = by_id.find(v.state.current->instance_id);
+    v.now = at == by_id.end() ? State::kFailed : from_runtime(at->second->state);
+  }
+  return out;
+}
+
 Result<void> Agent::logs(const MachineState &m, const LogQuery &query,
                          const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) {
-  if (!m.current) return {};
+  const auto &which = query.failed ? m.failed : m.current;
+  if (!which) return {};
   COFFER_TRY(const Runtime *rt, runtime());
-  return rt->logs(m.current->handle, query, each, stream_options());
+  return rt->logs(which->handle, query, each, stream_options());
 }
 
 Result<int32_t> Agent::exec(const MachineState &m, const std::vector<std::string> &argv,

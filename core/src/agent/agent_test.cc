@@ -185,15 +185,21 @@ class AgentTest : public testing::Test {
     r.spec_number = r.version = r.release = number;
     return r;
   }
-  BootOutcome booted(const BootOrder &next, const BootOrder *way_back = nullptr) {
-    auto out = agent_.boot(next, way_back);
+  BootOutcome booted(const BootOrder &next, const BootOrder *way_back = nullptr,
+                     const Probation &probation = {}) {
+    auto out = agent_.boot(next, way_back, probation);
     EXPECT_TRUE(ok(out));
     return out ? *std::move(out) : BootOutcome{};
   }
-  // Nothing is left of any boot but `instance`, and nobody holds the Machine.
-  void expect_clean(const std::vector<std::string> &instances) {
-    EXPECT_EQ(machines_.all(), instances);
+  // Nothing is left of any boot but `instances`, and one that failed, for its log; nobody holds the Machine.
+  void expect_clean(std::vector<std::string> instances) {
     const MachineState s = state();
+    if (s.failed) {
+      instances.push_back(s.failed->instance_id);
+      EXPECT_NE(machines_.get(s.failed->instance_id, "state"), "started");
+    }
+    std::ranges::sort(instances);
+    EXPECT_EQ(machines_.all(), instances);
     EXPECT_EQ(s.lease_owner, "");
     EXPECT_FALSE(s.pending);
     EXPECT_THAT(s.leftovers, IsEmpty());
@@ -496,6 +502,7 @@ TEST_F(AgentTest, WhenTheWayBackFailsTooTheMachineIsFailedAndBothReasonsAreTold)
   EXPECT_THAT(out.failed->message, HasSubstr("previous launch spec did not start either"));
   EXPECT_EQ(state().state, State::kFailed);
   EXPECT_THAT(machines_.in_state("started"), IsEmpty());
+  ASSERT_TRUE(state().failed);  // for its log
   EXPECT_THAT(machines_.in_state("created"), IsEmpty());
   EXPECT_EQ(state().lease_owner, "");
 
@@ -840,9 +847,10 @@ TEST(DISABLED_AgentProcess, BootsAgainAndAgain) {
   ASSERT_NE(folder, nullptr);
   Host host(folder);
   Agent agent = host.agent();
-  const BootOrder order = host.order(1, {{"A", "1"}});
+  const uint64_t first = std::stoul(std::getenv("COFFER_TEST_SPEC"));
+  const BootOrder orders[] = {host.order(first, {{"A", "1"}}), host.order(first + 1, {{"A", "1"}})};
   for (int i = 0; i < 15; ++i) {
-    const auto out = agent.boot_again(order);
+    const auto out = agent.boot_again(orders[i % 2]);
     ASSERT_TRUE(ok(out));
     ASSERT_FALSE(out->failed) << out->failed->message;
   }
@@ -853,8 +861,10 @@ TEST_F(AgentTest, TwoProcessesNeverActOnOneMachineAtOnce) {
   std::vector<pid_t> children(2);
   const char *argv[] = {"/proc/self/exe", "--gtest_filter=DISABLED_AgentProcess.*",
                         "--gtest_also_run_disabled_tests", "--gtest_brief=1", nullptr};
-  for (pid_t &child : children)
+  for (pid_t &child : children) {
+    ::setenv("COFFER_TEST_SPEC", &child == &children[0] ? "1" : "3", 1);
     ASSERT_EQ(::posix_spawn(&child, argv[0], nullptr, nullptr, const_cast<char **>(argv), environ), 0);
+  }
   for (const pid_t child : children) {
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
@@ -876,6 +886,116 @@ TEST_F(AgentTest, TwoProcessesNeverActOnOneMachineAtOnce) {
     running = line.substr(6);
   }
   EXPECT_EQ(starts, 30);
+}
+
+// ---- probation ----
+
+TEST_F(AgentTest, AnAppThatEndsInItsSmokeTimeGoesBackAndItsLogIsTold) {
+  const BootOrder first = host_.order(1, {{"A", "the old value"}});
+  booted(first);
+  keys_.values["A"] = "the new value";
+  const BootOutcome out =
+      booted(host_.order(2, {{"A", "the new value"}, {"DIES", "3-----"}, {"CHATTY", "please"}}), &first,
+             {.smoke_ms = 60'000});
+  ASSERT_TRUE(out.failed);
+  EXPECT_THAT(out.failed->message, HasSubstr("its app ended with exit code 3 within"));
+  EXPECT_TRUE(out.went_back);
+  EXPECT_THAT(out.log, HasSubstr("A is [redacted]\n"));
+  EXPECT_THAT(out.log, HasSubstr("COFFER_APP_NAME is web\n"));  // control
+  EXPECT_THAT(out.log, Not(HasSubstr("value")));
+  EXPECT_FALSE(out.log_withheld);
+  ASSERT_TRUE(state().failed);
+  EXPECT_EQ(state().current->spec, host_.hash(first));
+  EXPECT_EQ(state().message, out.failed->message);
+  expect_clean({state().current->instance_id});
+  // Its log is there until something else was booted.
+  std::string log;
+  ASSERT_TRUE(ok(agent_.logs(state(), {.failed = true}, [&](uint32_t, int64_t, ByteSpan b) {
+    log += as_text(b);
+    return true;
+  })));
+  EXPECT_THAT(log, HasSubstr("DIES"));
+  EXPECT_FALSE(booted(host_.order(3, {{"A", "the old value"}})).failed);
+  EXPECT_FALSE(state().failed);
+  expect_clean({state().current->instance_id});
+}
+
+TEST_F(AgentTest, ALogIsWithheldWhenAValueIsTooShortToBeFound) {
+  const BootOrder first = host_.order(1, {{"A", "long enough"}});
+  booted(first);
+  const BootOutcome out = booted(host_.order(2, {{"A", "short"}, {"DIES", "3-----"}, {"CHATTY", "please"}}),
+                                 &first, {.smoke_ms = 60'000});
+  ASSERT_TRUE(out.failed);
+  EXPECT_TRUE(out.log_withheld);
+  EXPECT_EQ(out.log, "");
+}
+
+TEST_F(AgentTest, AFirstInstanceThatIsNoGoodIsStoppedAndKeptForItsLog) {
+  const BootOutcome out = booted(host_.order(1, {{"DIES", "3-----"}}), nullptr, {.smoke_ms = 60'000});
+  ASSERT_TRUE(out.failed);
+  EXPECT_FALSE(out.went_back);
+  EXPECT_EQ(view().now, State::kFailed);
+  EXPECT_THAT(machines_.in_state("started"), IsEmpty());
+}
+
+TEST_F(AgentTest, ChecksAreTriedUntilTheyPassOrPatienceEnds) {
+  MachineConfig config;
+  config.checks = {
+      {.name = "alive", .kind = Check::Kind::kHttp, .port = 80, .path = "/up", .interval_ms = 10},
+      {.name = "open", .port = 81, .interval_ms = 10}};
+  const BootOrder first = host_.order(1, {{"A", "1"}}), next = host_.order(2, {{"A", "1"}}, config);
+  booted(first);
+  const BootOutcome never = booted(next, &first, {.checks = true, .patience_ms = 100});
+  ASSERT_TRUE(never.failed);
+  EXPECT_THAT(never.failed->message,
+              HasSubstr("its check alive did not pass within 0.1 s: connection refused"));
+  EXPECT_TRUE(never.went_back);
+  EXPECT_EQ(state().current->spec, host_.hash(first));
+  // Not asked for.
+  EXPECT_FALSE(booted(host_.order(3, {{"A", "1"}}, config), &first, {.patience_ms = 100}).failed);
+  // While it is waited for.
+  std::thread listens([&] {
+    for (std::string id; id.empty() || machines_.get(id, "probes").value_or("").empty();)
+      for (const std::string &i : machines_.in_state("started"))
+        if (machines_.get(i, "probes")) id = i, machines_.listen(i, 80), machines_.listen(i, 81);
+  });
+  const BootOutcome good =
+      booted(host_.order(4, {{"A", "1"}}, config), &first, {.checks = true, .patience_ms = 60'000});
+  listens.join();
+  EXPECT_FALSE(good.failed) << good.failed->message;
+}
+
+TEST_F(AgentTest, WhatRunsAlreadyHasOnlyItsProbationLeft) {
+  const BootOrder first = host_.order(1, {{"A", "long enough"}}),
+                  next = host_.order(2, {{"A", "long enough"}});
+  booted(first);
+  booted(next, &first);  // and then whoever ordered it died
+  const std::string instance = state().current->instance_id;
+  EXPECT_FALSE(booted(next, &first, {.smoke_ms = 10}).failed);
+  EXPECT_EQ(state().current->instance_id, instance);
+  machines_.end(instance, 4);
+  const BootOutcome out = agent_.boot_again(first, host_.hash(next)).value();
+  EXPECT_FALSE(out.failed);
+  EXPECT_EQ(state().current->spec, host_.hash(first));
+  // Once more: it is there.
+  const std::string back = state().current->instance_id;
+  EXPECT_FALSE(agent_.boot_again(first, host_.hash(next)).value().failed);
+  EXPECT_EQ(state().current->instance_id, back);
+}
+
+TEST_F(AgentTest, AMachineThatIsNotWantedAnyMoreEndsItsProbation) {
+  const BootOrder first = host_.order(1, {{"A", "1"}});
+  booted(first);
+  BootOrder next = host_.order(2, {{"A", "1"}});
+  int asked = 0;
+  next.still_wanted = [&]() -> Result<void> {
+    if (++asked == 1) return {};
+    return fail(ErrorCode::kAborted, "stopped meanwhile");
+  };
+  const BootOutcome out = booted(next, &first, {.smoke_ms = 60'000});
+  ASSERT_TRUE(out.failed);
+  EXPECT_EQ(out.failed->code, ErrorCode::kAborted);
+  EXPECT_EQ(asked, 2);
 }
 
 // ---- the stored state ----
@@ -919,12 +1039,19 @@ TEST(AgentState, ComesBackAsItWasAndIsRefusedWhenItIsCutOrChanged) {
   ASSERT_TRUE(ok(ended));
   EXPECT_EQ(encode(*ended), encode(s));
   EXPECT_EQ(ended->end->exit_code, -1);
-  // As it was before ends were noted.
-  Bytes old(bytes.begin(), bytes.end() - 1);
-  old[3] = '1';
-  const auto first = decode_state(old);
-  ASSERT_TRUE(ok(first));
-  EXPECT_FALSE(first->end);
+  s.failed = InstanceRecord{"three", {3}, filled<32>(5), 1, 2, 3, 4};
+  const auto failed = decode_state(encode(s));
+  ASSERT_TRUE(ok(failed));
+  EXPECT_EQ(failed->failed->handle, s.failed->handle);
+  // As it was before failed instances were kept, and before ends were noted.
+  for (const auto &[version, less] : {std::pair('2', 1), std::pair('1', 2)}) {
+    Bytes old(bytes.begin(), bytes.end() - less);
+    old[3] = static_cast<uint8_t>(version);
+    const auto first = decode_state(old);
+    ASSERT_TRUE(ok(first)) << version;
+    EXPECT_FALSE(first->end);
+    EXPECT_FALSE(first->failed);
+  }
   for (const int v : {0, 8, 255}) {
     s.state = static_cast<State>(v);
     EXPECT_FALSE(decode_state(encode(s))) << v;

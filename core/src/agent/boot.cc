@@ -69,6 +69,14 @@ std::string bindings_for(std::string_view injector, const MachineConfig &config,
   return j.str();
 }
 
+// What a Machine that does not run is to be booted from next.
+void becomes(InstanceRecord &i, const SignedSpec &spec) {
+  i.spec = spec.hash;
+  i.spec_number = spec.spec.number;
+  i.version = spec.spec.version;
+  i.release = spec.spec.release;
+}
+
 // One entry or one file; two of a kind at one place cannot both be there.
 std::string place(const Delivery &d) { return (d.via == COFFER_VIA_ENV ? "variable " : "file ") + d.name; }
 
@@ -246,15 +254,14 @@ void Agent::note_started(MachineState &m) const {
                        .take());
 }
 
-// `old_stopped`: whether the instance that ran before was stopped on the way.
 Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSpec &spec,
-                              std::vector<std::string> &warnings, bool &old_stopped) {
+                              const Probation &probation, Boot &boot) {
   MachineState &m = held.state;
   const MachineConfig &config = spec.spec.config;
   COFFER_TRY(const Runtime *rt, runtime());
   step(m.machine, "preparing");
   COFFER_TRY(const Plan what, plan(order, spec.spec, nullptr, rt->vias()));
-  warnings.insert(warnings.end(), what.warnings.begin(), what.warnings.end());
+  boot.warnings.insert(boot.warnings.end(), what.warnings.begin(), what.warnings.end());
   const std::vector<Delivery> places = what.places();
   for (const Delivery &d : places) {
     if (!(rt->vias() & d.via))
@@ -310,24 +317,30 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
     COFFER_TRY(const InstanceStatus old, rt->inspect(m.current->handle));
     if (old.state == COFFER_M_STARTED || old.state == COFFER_M_STARTING || old.state == COFFER_M_STOPPING) {
       step(m.machine, "stopping the old instance");
-      old_stopped = true;
+      boot.old_stopped = true;
       COFFER_CHECK(rt->stop(m.current->handle, "", 0));
-      if (rt->concurrent())
+      if (rt->concurrent() && !boot.keep_old)
         removal = std::async(std::launch::async,
                              [rt, handle = m.current->handle] { return rt->destroy(handle, true); });
     }
   }
   step(m.machine, "starting");
+  boot.start_tried = true;
   // Not cancellable: the Machine would be left with no instance at all.
   if (auto start = rt->start(created.handle, deliveries, {kStartTimeoutNs, -1}); !start) {
     Error why = std::move(start).error();
     // The app did not start: that is a failure, not a state in somebody's way.
     if (why.code == ErrorCode::kFailedPrecondition) why.code = ErrorCode::kUnknown;
+    take_log(created.handle, order, &opened, boot);
     return std::unexpected(std::move(why));
   }
   COFFER_TRY(const InstanceStatus started, rt->inspect(created.handle));
 
-  if (m.current && !(removal.valid() && removal.get())) m.leftovers.push_back(m.current->handle);
+  if (m.failed) m.leftovers.push_back(std::exchange(m.failed, std::nullopt)->handle);
+  if (m.current && boot.keep_old)
+    m.failed = *m.current;
+  else if (m.current && !(removal.valid() && removal.get()))
+    m.leftovers.push_back(m.current->handle);
   m.current = *m.pending;
   m.current->handle = started.handle;
   // By the platform's clock: an instance that shows another time was started again by somebody else.
@@ -338,26 +351,39 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   note_started(m);
   COFFER_CHECK(save(held));
   step(m.machine, "started");
-  return {};
+  boot.started = true;
+  const auto proved = prove(m, config, probation, order.still_wanted);
+  if (!proved && proved.error().code != ErrorCode::kCancelled)
+    take_log(m.current->handle, order, &opened, boot);
+  return proved;
 }
 
-Result<BootOutcome> Agent::boot(const BootOrder &next, const BootOrder *way_back) {
+Result<BootOutcome> Agent::boot(const BootOrder &next, const BootOrder *way_back,
+                                const Probation &probation) {
   COFFER_TRY(const SignedSpec spec, open_spec(next.spec, config_.writers));
-  return with_lease<BootOutcome>(spec.spec.machine, &spec,
-                                 [&](Held &held) { return boot_held(held, spec, next, way_back); });
+  return with_lease<BootOutcome>(
+      spec.spec.machine, &spec, [&](Held &held) { return boot_held(held, spec, next, way_back, probation); });
 }
 
 Result<BootOutcome> Agent::boot_again(const BootOrder &previous, std::optional<Hash> instead_of) {
   COFFER_TRY(const SignedSpec spec, open_spec(previous.spec, config_.writers));
   return with_lease<BootOutcome>(spec.spec.machine, &spec, [&](Held &held) -> Result<BootOutcome> {
     COFFER_CHECK(recover(held));
-    if (instead_of && held.state.current && held.state.current->spec != *instead_of)
-      return fail(ErrorCode::kAborted, "Machine " + held.state.machine + " runs another launch spec by now");
+    MachineState &m = held.state;
+    if (instead_of && m.current && m.current->spec != *instead_of && m.current->spec != spec.hash)
+      return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs another launch spec by now");
+    if (m.current && m.current->spec == spec.hash && m.state == State::kStarted) {
+      COFFER_TRY(const Runtime *rt, runtime());
+      COFFER_TRY(const InstanceStatus now, rt->inspect(m.current->handle));
+      if (now.state == COFFER_M_STARTED) return BootOutcome{.state = m};
+    }
     // Its number is lower than that of what runs, by intent.
-    if (held.state.current) held.state.current->spec_number = 0;
+    if (m.current) m.current->spec_number = 0;
     going_back_ = true;
-    auto out = boot_held(held, spec, previous, nullptr);
+    auto out = boot_held(held, spec, previous, nullptr, {});
     going_back_ = false;
+    // Whoever tries again, tries this one.
+    if (out && out->failed && m.current && m.state == State::kFailed) becomes(*m.current, spec);
     return out;
   });
 }
@@ -369,13 +395,13 @@ Result<BootOutcome> Agent::boot_ended(const BootOrder &same, const std::string &
       [&](Held &held) -> Result<BootOutcome> {
         COFFER_CHECK(recover(held));
         COFFER_CHECK(check_ended(held.state, instance_id));
-        return boot_held(held, spec, same, nullptr);
+        return boot_held(held, spec, same, nullptr, {});
       },
       Patience::kNone);
 }
 
 Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const BootOrder &next,
-                                     const BootOrder *way_back) {
+                                     const BootOrder *way_back, const Probation &probation) {
   MachineState &m = held.state;
   m.app = next.app;
   COFFER_CHECK(recover(held));
@@ -384,17 +410,22 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   if (m.current && m.current->spec_number > spec.spec.number)
     return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs launch spec " +
                                          std::to_string(m.current->spec_number) + " already, which is newer");
-  bool old_stopped = m.state == State::kStarting;  // by a boot that was cut off
+  Boot boot;
+  boot.old_stopped = m.state == State::kStarting;  // by a boot that was cut off
   // What cannot be removed now is removed later: the way back comes first.
-  const auto forget_pending = [&] {
+  const auto forget_pending = [&](bool keep) {
     if (!m.pending) return;
     if (m.pending->handle.empty()) {
       // Its creation failed, or only the answer was lost.
       const auto rt = runtime();
       const auto found = rt ? (*rt)->list({{"coffer.instance", m.pending->instance_id}})
                             : Result<std::vector<InstanceStatus>>(std::unexpected(rt.error()));
-      if (!found) return out.warnings.push_back(found.error().message);
+      if (!found) return boot.warnings.push_back(found.error().message);
       for (const InstanceStatus &s : *found) m.leftovers.push_back(s.handle);
+    } else if (const auto rt = runtime(); keep && rt && (*rt)->stop(m.pending->handle, "", 0)) {
+      // It may have started all the same.
+      if (m.failed) m.leftovers.push_back(m.failed->handle);
+      m.failed = m.pending;
     } else {
       m.leftovers.push_back(m.pending->handle);
     }
@@ -406,36 +437,60 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
     if (!m.current) return false;
     const auto rt = runtime();
     const auto old = rt ? (*rt)->inspect(m.current->handle) : std::unexpected(rt.error());
-    if (!old) return !old_stopped && m.state == State::kStarted;
+    if (!old) return !boot.old_stopped && m.state == State::kStarted;
     return old->state == COFFER_M_STARTED || old->state == COFFER_M_STARTING;
   };
-  auto booted = boot_once(held, next, spec, out.warnings, old_stopped);
+  // It started, and is no good.
+  const auto stop_it = [&] {
+    if (!boot.started) return;
+    const auto rt = runtime();
+    const auto stopped = rt ? (*rt)->stop(m.current->handle, "", 0) : std::unexpected(rt.error());
+    if (!stopped) boot.warnings.push_back(stopped.error().message);
+  };
+  const auto booted = [&]() -> Result<void> {
+    const bool again = m.current && m.current->spec == spec.hash && m.state == State::kStarted;
+    if (!again || !old_runs()) return boot_once(held, next, spec, probation, boot);
+    // By a roll-out that was cut off; its values are not known here any more.
+    boot.started = true;
+    const auto proved = prove(m, spec.spec.config, probation, next.still_wanted);
+    if (!proved) take_log(m.current->handle, next, nullptr, boot);
+    return proved;
+  }();
   if (!booted) {
     out.failed = booted.error();
-    forget_pending();
-    if (old_runs()) {
+    forget_pending(boot.start_tried);
+    if (!boot.started && old_runs()) {
       out.went_back = true;
       m.state = State::kStarted;
-    } else if (old_stopped && way_back) {
+    } else if ((boot.old_stopped || boot.started) && way_back) {
       step(m.machine, "going back to the previous launch spec");
       COFFER_TRY(const SignedSpec previous, open_spec(way_back->spec, config_.writers));
-      std::vector<std::string> seen_before;
+      // Its number is lower than that of what runs, by intent.
+      if (boot.started) m.current->spec_number = 0;
+      Boot again;
+      again.keep_old = boot.started;
       going_back_ = true;
-      auto back = boot_once(held, *way_back, previous, seen_before, old_stopped);
+      const auto back = boot_once(held, *way_back, previous, {}, again);
       going_back_ = false;
       out.went_back = back.has_value();
       if (!back) {
-        forget_pending();
+        forget_pending(false);
+        stop_it();
+        if (m.current) becomes(*m.current, previous);
         m.state = State::kFailed;
         out.failed->message += "; and the previous launch spec did not start either: " + back.error().message;
       }
     } else {
+      stop_it();
       m.state = State::kFailed;
     }
     m.message = out.failed->message;
   }
-  if (auto cleared = clear_leftovers(held); !cleared) out.warnings.push_back(cleared.error().message);
+  if (auto cleared = clear_leftovers(held); !cleared) boot.warnings.push_back(cleared.error().message);
   out.state = m;
+  out.warnings = std::move(boot.warnings);
+  out.log = std::move(boot.log);
+  out.log_withheld = boot.log_withheld;
   return out;
 }
 

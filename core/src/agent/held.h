@@ -38,5 +38,15 @@ struct Agent::Plan {
   std::vector<Delivery> places() const;
 };
 
+struct Agent::Boot {
+  bool old_stopped = false;  // the instance that ran before was, on the way
+  bool start_tried = false;
+  bool started = false;   // the new instance is the current one: what failed is its probation
+  bool keep_old = false;  // for its log
+  std::vector<std::string> warnings;
+  std::string log;
+  bool log_withheld = false;
+};
+
 }  // namespace coffer
 #endif

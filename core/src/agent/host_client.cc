@@ -132,8 +132,9 @@ Result<BootOutcome> HostClient::boot(Bytes request, const BootOrder &next, const
   return result<BootOutcome>(call(std::move(request), during), read_outcome);
 }
 
-Result<BootOutcome> HostClient::boot(const BootOrder &next, const BootOrder *way_back) {
+Result<BootOutcome> HostClient::boot(const BootOrder &next, const BootOrder *way_back, const Probation &p) {
   Encoder e = wire::call(Verb::kBoot);
+  e.u64(p.smoke_ms).u8(p.checks).u64(p.patience_ms);
   write_order(e, next);
   e.u8(way_back != nullptr);
   if (way_back) write_order(e, *way_back);
@@ -200,11 +201,16 @@ Result<MachineView> HostClient::view(const MachineState &m) const {
   return result<MachineView>(call(e.take()), read_view);
 }
 
+Result<std::vector<MachineView>> HostClient::views(const AppId &app) const {
+  return result<std::vector<MachineView>>(call(wire::call(Verb::kViews).raw(app).take()),
+                                          [](Decoder &d) { return read_list<MachineView>(d, read_view); });
+}
+
 Result<void> HostClient::logs(const MachineState &m, const LogQuery &query,
                               const std::function<bool(uint32_t, int64_t, ByteSpan)> &each) {
   Encoder e = wire::call(Verb::kLogs);
   write_state(e, m);
-  e.u8(query.follow).u64(static_cast<uint64_t>(query.since_ns)).u64(query.tail);
+  e.u8(query.follow).u64(static_cast<uint64_t>(query.since_ns)).u64(query.tail).u8(query.failed);
   During during;
   during.piece = each;
   return nothing(call(e.take(), during));

@@ -37,11 +37,15 @@ class Session {
         return answer(host_.ensure_image(image, pull), [](Encoder &e, const std::string &t) { e.text(t); });
       }
       case Verb::kBoot: {
+        Probation probation;
+        probation.smoke_ms = d.u64();
+        probation.checks = read_flag(d);
+        probation.patience_ms = d.u64();
         const BootOrder next = boot_order(d, 0);
         std::optional<BootOrder> back;
         if (read_flag(d)) back = boot_order(d, 1);
         if (!d.done()) return bad();
-        return answer(host_.boot(next, back ? &*back : nullptr), write_outcome);
+        return answer(host_.boot(next, back ? &*back : nullptr, probation), write_outcome);
       }
       case Verb::kBootAgain: {
         const BootOrder previous = boot_order(d, 0);
@@ -102,6 +106,11 @@ class Session {
       case Verb::kView: {
         const MachineState m = read_state(d);
         return d.done() ? answer(host_.view(m), write_view) : bad();
+      }
+      case Verb::kViews: {
+        const AppId app = d.array<16>();
+        if (!d.done()) return bad();
+        return answer(host_.views(app), [](Encoder &e, const auto &all) { write_list(e, all, write_view); });
       }
       case Verb::kLogs: {
         const MachineState m = read_state(d);

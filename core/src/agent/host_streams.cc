@@ -18,6 +18,7 @@ Bytes answer_logs(MessageSocket &link, Decoder &d, const decltype(HostStreams::l
   query.follow = read_flag(d);
   query.since_ns = static_cast<int64_t>(d.u64());
   query.tail = d.u64();
+  query.failed = read_flag(d);
   if (!d.done()) return refused(nonsense().error());
   return answer(logs(query, [&](uint32_t stream, int64_t ns, ByteSpan bytes) {
     // Whatever comes from the caller meanwhile is its kEnd, or its end.

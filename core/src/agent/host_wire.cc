@@ -171,6 +171,7 @@ void write_outcome(Encoder &e, const BootOutcome &o) {
   write_error(e, o.failed);
   e.u8(o.went_back);
   write_texts(e, o.warnings);
+  e.text(o.log).u8(o.log_withheld);
 }
 BootOutcome read_outcome(Decoder &d) {
   BootOutcome o;
@@ -178,6 +179,8 @@ BootOutcome read_outcome(Decoder &d) {
   o.failed = read_error(d);
   o.went_back = read_flag(d);
   o.warnings = read_texts(d);
+  o.log = d.text();
+  o.log_withheld = read_flag(d);
   return o;
 }
 

@@ -29,9 +29,12 @@ enum class Verb : uint8_t {
   kWaitChange,
   kChanges,
   kHandOver,
+  kViews,
 };
 // Those that change nothing, and are answered at once.
-constexpr bool looks(Verb v) { return v == Verb::kStates || v == Verb::kState || v == Verb::kView; }
+constexpr bool looks(Verb v) {
+  return v == Verb::kStates || v == Verb::kState || v == Verb::kView || v == Verb::kViews;
+}
 enum class Question : uint8_t { kFetch = 1, kStillWanted };
 
 constexpr size_t kMostInput = 4096;  // bytes of one kInput

@@ -1,13 +1,13 @@
 #include "coffer/agent/reconciler.h"
 
 #include <poll.h>
-#include <string.h>
 
 #include <algorithm>
 
 #include "coffer/base/clock.h"
 #include "coffer/base/log.h"
 #include "coffer/base/process.h"
+#include "state.h"
 #include "watch.h"
 
 namespace coffer {
@@ -36,19 +36,6 @@ bool is_foreign(const InstanceRecord &record, const InstanceStatus &i) {
 
 bool failed(const InstanceStatus &i) {
   return i.state != COFFER_M_STOPPED || i.exit_code != 0 || i.exit_signal != 0;
-}
-
-std::string how(const InstanceStatus &i) {
-  if (i.state == COFFER_M_GONE) return "lost its instance: somebody removed it";
-  if (i.out_of_memory) return "ended: out of memory";
-  if (i.exit_signal) {
-    const char *name = ::sigabbrev_np(i.exit_signal);
-    return "ended by signal " + std::to_string(i.exit_signal) +
-           (name ? std::string(" (SIG") + name + ")" : "");
-  }
-  if (i.exit_code == 0 && i.state == COFFER_M_FAILED)
-    return "failed" + (i.message.empty() ? "" : ": " + i.message);
-  return "ended with exit code " + std::to_string(i.exit_code);
 }
 
 std::string in(std::chrono::seconds pause) {
@@ -98,7 +85,7 @@ Result<void> Reconciler::sweep() {
       const auto is = [&](const auto &record) { return record && record->instance_id == i.instance_id; };
       const bool its = std::ranges::find(i.labels, std::pair<std::string, std::string>(
                                                        "coffer.machine", s.machine)) != i.labels.end();
-      return is(s.current) || is(s.pending) || (its && config_.agent->busy(s));
+      return is(s.current) || is(s.pending) || is(s.failed) || (its && config_.agent->busy(s));
     });
     if (known || cancelled()) continue;
     log(LogLevel::kWarn, "agent",
@@ -308,8 +295,8 @@ Result<void> Reconciler::judge(const MachineView &view, Watched &w) {
   // Noted before it is booted: whoever finds that cut off goes on with the same launch spec.
   if (!s.end || s.end->again != again) {
     const std::string what = not_booted ? s.message + "; trying again" + in(wait)
-                             : again    ? how(i) + ", restarting" + in(wait)
-                                        : how(i);
+                             : again    ? how_it_ended(i) + ", restarting" + in(wait)
+                                        : how_it_ended(i);
     const End end{i.exit_code, i.exit_signal, now_ms(), again};
     const State state = not_booted || failed(i) ? State::kFailed : State::kStopped;
     const auto noted = config_.agent->note_end(s.machine, s.current->instance_id, state, end, what);

@@ -1,5 +1,7 @@
 #include "state.h"
 
+#include <string.h>
+
 #include <algorithm>
 
 #include "coffer/format/magic.h"
@@ -51,10 +53,23 @@ std::string_view to_string(State s) {
   return "unknown";
 }
 
+std::string how_it_ended(const InstanceStatus &i) {
+  if (i.state == COFFER_M_GONE) return "lost its instance: somebody removed it";
+  if (i.out_of_memory) return "ended: out of memory";
+  if (i.exit_signal) {
+    const char *name = ::sigabbrev_np(i.exit_signal);
+    return "ended by signal " + std::to_string(i.exit_signal) +
+           (name ? std::string(" (SIG") + name + ")" : "");
+  }
+  if (i.exit_code == 0 && i.state == COFFER_M_FAILED)
+    return "failed" + (i.message.empty() ? "" : ": " + i.message);
+  return "ended with exit code " + std::to_string(i.exit_code);
+}
+
 bool cut_off(const MachineState &m) { return (m.pending || m.state == State::kStarting) && !m.owner_alive; }
 
 Bytes encode(const MachineState &m) {
-  Encoder e = begin("cfd2");
+  Encoder e = begin("cfd3");
   e.raw(m.app_id).text(m.app).text(m.machine).text(m.name).u8(static_cast<uint8_t>(m.state));
   write_instance(e, m.current);
   write_instance(e, m.pending);
@@ -64,14 +79,16 @@ Bytes encode(const MachineState &m) {
   e.u8(m.end ? 1 : 0);
   if (m.end) e.u32(static_cast<uint32_t>(m.end->exit_code)).u32(static_cast<uint32_t>(m.end->exit_signal));
   if (m.end) e.u64(m.end->at_ms).u8(m.end->again ? 1 : 0);
+  write_instance(e, m.failed);
   return e.take();
 }
 
 Result<MachineState> decode_state(ByteSpan in) {
   Decoder d(in);
   MachineState m;
-  const bool first = as_text(in.first(std::min<size_t>(in.size(), 4))) == "cfd1";
-  begins(d, first ? "cfd1" : "cfd2");
+  const std::string_view magic = as_text(in.first(std::min<size_t>(in.size(), 4)));
+  const bool first = magic == "cfd1", second = magic == "cfd2";
+  begins(d, first ? "cfd1" : second ? "cfd2" : "cfd3");
   m.app_id = d.array<16>();
   m.app = d.text();
   m.machine = d.text();
@@ -97,6 +114,7 @@ Result<MachineState> decode_state(ByteSpan in) {
     end.again = read_flag(d);
     m.end = end;
   }
+  if (!first && !second) m.failed = read_instance(d);
   if (!d.done()) return malformed("Machine state");
   return m;
 }

@@ -11,5 +11,8 @@ inline constexpr std::string_view kMachinesSpace = "machines";
 Bytes encode(const MachineState &);
 Result<MachineState> decode_state(ByteSpan);
 
+// "ended with exit code 1": REQUIRES: it does not run.
+std::string how_it_ended(const InstanceStatus &);
+
 }  // namespace coffer
 #endif

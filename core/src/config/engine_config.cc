@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "coffer/base/text.h"
+#include "coffer/config/machine_options.h"
 
 #define TOML_EXCEPTIONS 0
 #define TOML_ENABLE_FORMATTERS 0
@@ -82,8 +83,8 @@ class Reader {
   explicit Reader(EngineConfig &out) : out_(out) {}
 
   Result<void> read(const toml::table &root) {
-    static constexpr std::array<std::string_view, 8> kKnown = {"agent", "api",        "injector", "keys",
-                                                               "kms",   "plugin_dir", "runtime",  "storage"};
+    static constexpr std::array<std::string_view, 9> kKnown = {
+        "agent", "api", "deploy", "injector", "keys", "kms", "plugin_dir", "runtime", "storage"};
     COFFER_CHECK(only(root, kKnown, ""));
     COFFER_CHECK(plugin_dir(root));
     out_.storage = blank("[storage]");
@@ -100,6 +101,7 @@ class Reader {
     COFFER_TRY(const toml::table *of_keys, role(root, "keys", kKeys, out_.keys_storage));
     if (of_keys) COFFER_CHECK(keys(*of_keys));
     COFFER_CHECK(api(root));
+    COFFER_CHECK(deploy(root));
     static constexpr std::array<std::string_view, 6> kAgent = {"api",    "ca",      "mounts",
                                                                "socket", "storage", "users"};
     COFFER_TRY(const toml::table *of_agent, role(root, "agent", kAgent, out_.agent_storage));
@@ -252,6 +254,34 @@ class Reader {
     COFFER_CHECK(path(*table, "api.", "key", api.key));
     COFFER_CHECK(flag(*table, "api.", "accept_plaintext", api.accept_plaintext));
     return flag(*table, "api.", "relay_keys", api.relay_keys);
+  }
+
+  Result<void> deploy(const toml::table &root) {
+    const toml::node *node = root.get("deploy");
+    if (!node) return {};
+    const toml::table *table = node->as_table();
+    if (!table) return wrong(node->source(), "'deploy' must be a table", "write [deploy]");
+    static constexpr std::array<std::string_view, 3> kKnown = {"parallel", "smoke_time", "wait_timeout"};
+    COFFER_CHECK(only(*table, kKnown, "deploy."));
+    for (const auto &[name, to] : {std::pair("smoke_time", &out_.deploy.smoke_ms),
+                                   std::pair("wait_timeout", &out_.deploy.patience_ms)}) {
+      std::string time;
+      COFFER_CHECK(text(*table, "deploy.", name, "a time like \"3s\"", time));
+      if (time.empty()) continue;
+      const auto ms = parse_duration(time);
+      if (!ms)
+        return wrong(table->get(name)->source(), "'deploy." + std::string(name) + "': " + ms.error().message);
+      *to = *ms;
+    }
+    constexpr int64_t kMost = 256;
+    const toml::node *parallel = table->get("parallel");
+    if (!parallel) return {};
+    const auto *n = parallel->as_integer();
+    if (!n || n->get() < 1 || n->get() > kMost)
+      return wrong(parallel->source(),
+                   "'deploy.parallel' must be a number from 1 to " + std::to_string(kMost));
+    out_.deploy_parallel = static_cast<size_t>(n->get());
+    return {};
   }
 
   Result<void> injectors(const toml::table &root) {

@@ -255,8 +255,7 @@ Release a_long_release() {
   r.who = "ann@laptop";
   r.reason = "deploy";
   r.why = "Machine a: it ended with exit code 1";
-  r.policy = {Strategy::kImmediate, 500, 1, 2};
-  r.configs_of = 2;
+  r.policy = DeployPolicy{Strategy::kImmediate, 500, 1, 2};
   r.configs = {a_config(), a_config()};
   return r;
 }
@@ -272,8 +271,8 @@ Rollout a_rollout() {
   r.waves = 1;
   r.hasty = true;
   r.why = "Machine a: it ended with exit code 1";
-  r.steps = {{"0123456789abcd", "a", Hash{1}, Hash{2}, false},
-             {"0123456789abce", "b", Hash{3}, Hash{}, true}};
+  r.steps = {{"0123456789abcd", "a", Hash{1}, Hash{2}, false, true},
+             {"0123456789abce", "b", Hash{3}, Hash{}, true, false}};
   r.removed = {"0123456789abcf"};
   return r;
 }
@@ -284,7 +283,6 @@ TEST(Format, ReleasesAndRolloutsComeBackAsTheyWere) {
   ASSERT_TRUE(again) << again.error().message;
   EXPECT_EQ(again->why, r.why);
   EXPECT_EQ(again->policy, r.policy);
-  EXPECT_EQ(again->configs_of, 2u);
   ASSERT_EQ(again->configs.size(), 2u);
   EXPECT_EQ(hex(encode(*again)), hex(encode(r)));
   const Rollout o = a_rollout();

@@ -224,8 +224,9 @@ Bytes encode(const Release &r) {
   Encoder e = begin("cfe2");
   e.raw(r.app_id).u64(r.number).u64(r.version).u8(static_cast<uint8_t>(r.outcome)).u64(r.created_ms);
   e.text(r.who).text(r.reason).text(r.why);
-  e.u8(static_cast<uint8_t>(r.policy.strategy)).u32(r.policy.max_unavailable);
-  e.u64(r.policy.smoke_ms).u64(r.policy.patience_ms).u64(r.configs_of);
+  const DeployPolicy policy = r.policy.value_or(DeployPolicy());
+  e.u8(r.policy.has_value()).u8(static_cast<uint8_t>(policy.strategy)).u32(policy.max_unavailable);
+  e.u64(policy.smoke_ms).u64(policy.patience_ms);
   write_list(e, r.configs, [](Encoder &to, const MachineConfig &c) { to.bytes(encode(c)); });
   return e.take();
 }
@@ -245,11 +246,13 @@ Result<Release> decode_release(ByteSpan payload) {
   std::vector<Bytes> configs;
   if (!first) {
     r.why = d.text();
-    r.policy.strategy = read_enum(d, Strategy::kImmediate);
-    r.policy.max_unavailable = d.u32();
-    r.policy.smoke_ms = d.u64();
-    r.policy.patience_ms = d.u64();
-    r.configs_of = d.u64();
+    const bool given = read_flag(d);
+    DeployPolicy policy;
+    policy.strategy = read_enum(d, Strategy::kImmediate);
+    policy.max_unavailable = d.u32();
+    policy.smoke_ms = d.u64();
+    policy.patience_ms = d.u64();
+    if (given) r.policy = policy;
     configs = read_list<Bytes>(d, [](Decoder &from) {
       const ByteSpan b = from.bytes();
       return Bytes(b.begin(), b.end());
@@ -268,7 +271,7 @@ Bytes encode(const Rollout &r) {
   e.raw(r.app_id).u64(r.release).u64(r.version).u8(static_cast<uint8_t>(r.stage));
   e.text(r.owner).u64(r.beat).u32(r.waves).u8(r.hasty).text(r.why);
   write_list(e, r.steps, [](Encoder &to, const Rollout::Step &s) {
-    to.text(s.machine).text(s.name).raw(s.next).raw(s.back).u8(s.made);
+    to.text(s.machine).text(s.name).raw(s.next).raw(s.back).u8(s.made).u8(s.ran);
   });
   write_list(e, r.removed, write_text);
   return e.take();
@@ -294,6 +297,7 @@ Result<Rollout> decode_rollout(ByteSpan payload) {
     s.next = from.array<32>();
     s.back = from.array<32>();
     s.made = read_flag(from);
+    s.ran = read_flag(from);
     return s;
   });
   r.removed = read_list<std::string>(d, read_text);

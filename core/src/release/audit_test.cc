@@ -70,11 +70,11 @@ TEST_F(AuditTest, EachChangeIsInTheLogWithWhoAndOutcomeAndRefusalsToo) {
   ASSERT_TRUE(ok(app));
   EXPECT_FALSE(us_.deployer.create_app("web"));
   ASSERT_TRUE(ok(us_.set(*app, {{"A", "canary one"}, {"B", "canary two"}})));
-  ASSERT_TRUE(ok(us_.deployer.rollout(*app, "secrets set", false)));  // nothing to roll out
+  ASSERT_TRUE(ok(us_.deployer.rollout(*app, {"secrets set", false})));  // nothing to roll out
   ASSERT_TRUE(ok(run(*app, "one")));
   EXPECT_FALSE(run(*app, "one"));
   ASSERT_TRUE(ok(us_.set(*app, {}, {"B"})));
-  ASSERT_TRUE(ok(us_.deployer.rollout(*app, "secrets unset", false)));
+  ASSERT_TRUE(ok(us_.deployer.rollout(*app, {"secrets unset", false})));
   const auto m = us_.deployer.machine(*app, "one");
   ASSERT_TRUE(ok(m));
   ASSERT_TRUE(ok(us_.deployer.log_exec(*app, *m)));
@@ -109,7 +109,8 @@ TEST_F(AuditTest, NothingIsChangedWhenTheApisLogCannotBeWritten) {
   const auto before = us_.deployer.machine(*app, "one");
   block("api");
   EXPECT_THAT(us_.set(*app, {{"A", "2"}}), Fails(ErrorCode::kUnavailable, "api.log"));
-  EXPECT_THAT(us_.deployer.rollout(*app, "secrets deploy", true), Fails(ErrorCode::kUnavailable, "api.log"));
+  EXPECT_THAT(us_.deployer.rollout(*app, {"secrets deploy", true}),
+              Fails(ErrorCode::kUnavailable, "api.log"));
   EXPECT_THAT(run(*app, "two"), Fails(ErrorCode::kUnavailable, "api.log"));
   EXPECT_THAT(us_.deployer.stop(*app, *before), Fails(ErrorCode::kUnavailable, "api.log"));
   EXPECT_THAT(us_.deployer.destroy(*app, *before), Fails(ErrorCode::kUnavailable, "api.log"));

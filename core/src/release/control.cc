@@ -9,16 +9,34 @@
 
 namespace coffer {
 
-MachineSummary summary(const MachineStatus &m) {
+namespace {
+// How a Machine is not as it is wanted.
+std::string drift(const MachineStatus &m, const Manifest &newest) {
+  if (!m.view) return m.stored.record.desired == Desired::kStarted ? "this host does not have it" : "";
+  const MachineView &v = *m.view;
+  if (v.cut_off) return "a change was cut off";
+  if (m.stored.record.desired == Desired::kStopped) return m.started() ? "runs, but is to be stopped" : "";
+  if (m.stored.record.desired != Desired::kStarted || !m.started()) return {};
+  if (v.instance && v.state.current && v.instance->started_ns > 0 &&
+      static_cast<uint64_t>(v.instance->started_ns) / 1'000'000 != v.state.current->started_ms)
+    return "started by somebody else, without its secrets";
+  if (m.version() < newest.version())
+    return "secrets v" + std::to_string(m.version()) + ", newest v" + std::to_string(newest.version());
+  return {};
+}
+}  // namespace
+
+MachineSummary summary(const MachineStatus &m, const Manifest &newest) {
   MachineSummary out;
   out.id = m.stored.record.id;
   out.name = m.stored.record.name;
   out.state = m.now();
-  out.image = m.spec.spec.config.image_name;
+  out.image = m.older && m.started() ? m.older->image_name : m.spec.spec.config.image_name;
   out.release = m.release();
   out.version = m.version();
   out.created_ms = m.stored.record.created_ms;
   out.updated_ms = m.stored.record.updated_ms;
+  out.drift = drift(m, newest);
   if (!m.view) return out;
   if (const auto &current = m.view->state.current) {
     out.instance_id = current->instance_id;
@@ -29,6 +47,11 @@ MachineSummary summary(const MachineStatus &m) {
   out.message = m.view->message;
   out.cut_off = m.view->cut_off;
   return out;
+}
+
+Result<MachineSummary> LocalControl::summary_of(const App &app, const MachineStatus &m) const {
+  COFFER_TRY(const Manifest newest, vault_.newest(app));
+  return summary(m, newest);
 }
 
 Result<AppSummary> LocalControl::about(const App &app) {
@@ -97,8 +120,16 @@ Result<Control::Secrets> LocalControl::secrets(const App &app) {
   return Secrets{manifest.version(), std::move(all)};
 }
 
-Result<RolloutResult> LocalControl::rollout(const App &app, std::string_view reason, bool force) {
-  return deployer_.rollout(app, reason, force);
+Result<Control::Releases> LocalControl::releases(const App &app) {
+  Releases out;
+  COFFER_TRY(out.under_way, deployer_.under_way(app));
+  COFFER_TRY(out.all, deployer_.releases(app));
+  return out;
+}
+
+Result<uint64_t> LocalControl::roll_back_secrets(const App &app, uint64_t version) {
+  COFFER_TRY(const Manifest next, deployer_.roll_back_secrets(app, version));
+  return next.version();
 }
 
 Result<Rotated> LocalControl::rotate(const App &app, bool now) { return deployer_.rotate(app, now); }
@@ -107,26 +138,29 @@ Result<Rotated> LocalControl::rotate(const App &app, bool now) { return deployer
 
 Result<std::vector<MachineSummary>> LocalControl::machines(const App &app) {
   COFFER_TRY(const std::vector<MachineStatus> all, deployer_.machines(app));
+  COFFER_TRY(const Manifest newest, vault_.newest(app));
   std::vector<MachineSummary> out;
-  for (const MachineStatus &m : all) out.push_back(summary(m));
+  for (const MachineStatus &m : all) out.push_back(summary(m, newest));
   return out;
 }
 
 Result<MachineSummary> LocalControl::machine(const App &app, std::string_view id_or_name) {
   COFFER_TRY(const MachineStatus m, deployer_.machine(app, id_or_name));
-  return summary(m);
+  return summary_of(app, m);
 }
 
 Result<Control::Booted> LocalControl::run(const App &app, MachineConfig config, bool pull,
                                           const std::vector<std::string> &ids) {
   COFFER_TRY(Deployer::Ran ran, deployer_.run(app, std::move(config), pull, ids));
-  return Booted{summary(ran.machine), std::move(ran.warnings)};
+  COFFER_TRY(MachineSummary m, summary_of(app, ran.machine));
+  return Booted{std::move(m), std::move(ran.warnings)};
 }
 
 Result<Control::Booted> LocalControl::start(const App &app, std::string_view id_or_name) {
-  COFFER_TRY(const MachineStatus m, deployer_.machine(app, id_or_name));
-  COFFER_TRY(Deployer::Ran ran, deployer_.start(app, m));
-  return Booted{summary(ran.machine), std::move(ran.warnings)};
+  COFFER_TRY(const MachineStatus asked, deployer_.machine(app, id_or_name));
+  COFFER_TRY(Deployer::Ran ran, deployer_.start(app, asked));
+  COFFER_TRY(MachineSummary m, summary_of(app, ran.machine));
+  return Booted{std::move(m), std::move(ran.warnings)};
 }
 
 Result<MachineSummary> LocalControl::stop(const App &app, std::string_view id_or_name) {
@@ -151,7 +185,7 @@ Result<MachineSummary> LocalControl::wait(const App &app, std::string_view id_or
       if (m.error().code == ErrorCode::kNotFound && wanted == State::kDestroyed) return last;
       return std::unexpected(m.error());
     }
-    if (m->now() == wanted) return summary(*m);
+    if (m->now() == wanted) return summary_of(app, *m);
     last.id = m->stored.record.id;
     last.name = m->stored.record.name;
     pollfd cancel{cancel_fd, POLLIN, 0};

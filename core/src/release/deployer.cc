@@ -176,14 +176,15 @@ Result<Written> Deployer::write(const App &app, const std::vector<SealedSecret> 
 Result<std::vector<SecretView>> Deployer::secrets(const App &app, const Manifest &manifest) {
   std::vector<uint64_t> running;
   std::vector<SecretView> out;
-  const auto all = machines(app);
+  // The host's receipts, and what its runtime says: nothing of the vault is needed for it.
+  const auto all = host_.views(app.id());
   if (!all && without_keys_ && all.error().code == ErrorCode::kUnavailable) {
     for (const Entry &e : manifest.entries) out.push_back({e, SecretStatus::kUnknown});
     return out;
   }
   if (!all) return std::unexpected(all.error());
-  for (const MachineStatus &m : *all)
-    if (m.started()) running.push_back(m.version());
+  for (const MachineView &m : *all)
+    if (m.now == State::kStarted && m.state.current) running.push_back(m.state.current->version);
 
   for (const Entry &e : manifest.entries) {
     const auto have =
@@ -208,37 +209,49 @@ Result<std::vector<SecretView>> Deployer::secrets(const App &app, const Manifest
 
 // ---- boot orders ----
 
+// Those of one release have it in common.
+Result<std::shared_ptr<const Manifest>> Deployer::manifest_at(const App &app, uint64_t version) {
+  constexpr size_t kMost = 8;
+  if (const auto at = manifests_.find(version);
+      at != manifests_.end() && at->second->head.header.app_id == app.id())
+    return at->second;
+  COFFER_TRY(Manifest m, vault_.at(app, version));
+  if (manifests_.size() >= kMost) manifests_.clear();
+  return manifests_[version] = std::make_shared<const Manifest>(std::move(m));
+}
+
 Result<BootOrder> Deployer::order(const App &app, SignedSpec spec) {
-  COFFER_TRY(Manifest manifest, vault_.at(app, spec.spec.version));
-  if (manifest.head.hash != spec.spec.header)
+  COFFER_TRY(const auto manifest, manifest_at(app, spec.spec.version));
+  if (manifest->head.hash != spec.spec.header)
     return fail(ErrorCode::kDataLoss, "App " + app.name() + ": launch spec " +
                                           std::to_string(spec.spec.number) + " names another manifest " +
                                           std::to_string(spec.spec.version));
   BootOrder out;
   out.app = app.name();
   out.spec = std::move(spec.envelope);
-  out.secrets = manifest.entries;
-  out.fetch = [this, app, manifest = std::move(manifest)](
-                  const std::vector<std::string> &names) -> Result<BootOrder::Sealed> {
+  out.secrets = manifest->entries;
+  // These two are called by whoever boots, which may be several threads.
+  out.fetch = [this, app, manifest](const std::vector<std::string> &names) -> Result<BootOrder::Sealed> {
+    const std::lock_guard lock(*asking_);
     BootOrder::Sealed sealed;
     COFFER_TRY(const auto seen, keys_.seen(app.id()));
     COFFER_TRY(const Manifest head, vault_.newest(app));
-    const uint64_t first = std::min(seen ? seen->version : 1, manifest.version());
+    const uint64_t first = std::min(seen ? seen->version : 1, manifest->version());
     COFFER_TRY(sealed.headers, vault_.headers(app, first, head.version()));
-    COFFER_TRY(ManifestProof proof, vault_.proof(app, manifest, names));
+    COFFER_TRY(ManifestProof proof, vault_.proof(app, *manifest, names));
     sealed.proof_header = std::move(proof.header);
     sealed.proof_body = std::move(proof.body);
     sealed.proof_parts = std::move(proof.parts);
     for (const std::string &name : names) {
-      COFFER_TRY(Bytes record, vault_.record(app, *manifest.find(name)));
+      COFFER_TRY(Bytes record, vault_.record(app, *manifest->find(name)));
       sealed.records.emplace_back(name, std::move(record));
     }
     return sealed;
   };
   out.still_wanted = [this, app, machine = spec.spec.machine]() -> Result<void> {
-    COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
-    for (const StoredMachine &m : now)
-      if (m.record.id == machine && m.record.desired == Desired::kStarted) return {};
+    const std::lock_guard lock(*asking_);
+    COFFER_TRY(const bool wanted, vault_.wanted(app, machine));
+    if (wanted) return {};
     return fail(ErrorCode::kAborted, "Machine " + machine + " was stopped or destroyed meanwhile");
   };
   return out;
@@ -257,13 +270,18 @@ Result<std::optional<BootOrder>> Deployer::way_back(const App &app, const Machin
 // Machine that was stopped or destroyed meanwhile has to stay so if it was `started` before: it drops out of
 // `specs`.
 Result<Vault::Made> Deployer::make_release(const App &app, Manifest &manifest, std::vector<NewSpec> &specs,
-                                           std::string_view reason) {
+                                           const ReleaseDraft &draft, Rollout *rollout) {
   for (int tries = 0; tries < kMaxTries; ++tries) {
-    auto made = vault_.release(app, manifest, specs, reason, who_);
+    auto made = vault_.release(app, manifest, specs, draft, who_, rollout);
     if (made || made.error().code != ErrorCode::kAborted) return made;
+    if (rollout) {
+      COFFER_TRY(const auto other, vault_.rollout(app));
+      if (other) return made;
+    }
     COFFER_TRY(manifest, newest(app));
     COFFER_TRY(const std::vector<StoredMachine> now, vault_.machines(app));
     bool destroyed = false;
+    const size_t before = specs.size();
     std::erase_if(specs, [&](NewSpec &s) {
       if (s.machine.revision == 0) return false;
       const bool was_started = s.machine.record.desired == Desired::kStarted;
@@ -273,119 +291,17 @@ Result<Vault::Made> Deployer::make_release(const App &app, Manifest &manifest, s
       s.machine = *at;
       return was_started && at->record.desired != Desired::kStarted;
     });
-    if (specs.empty())
+    if (rollout)
+      std::erase_if(rollout->steps, [&](const Rollout::Step &step) {
+        return std::ranges::none_of(specs,
+                                    [&](const NewSpec &s) { return s.machine.record.id == step.machine; });
+      });
+    if (specs.empty() && before > 0)
       return fail(ErrorCode::kAborted,
                   std::string("the Machine was ") + (destroyed ? "destroyed" : "stopped") + " meanwhile");
   }
   return fail(ErrorCode::kAborted, "App " + app.name() + " is being deployed by others all the time",
               "Try again.");
-}
-
-// ---- roll-out ----
-
-// Rationale: a Machine that another process is booting is not started at this moment, but it will be, and
-// with what was the newest manifest when that boot was ordered: passed by, it would stay behind.
-Result<std::vector<MachineStatus>> Deployer::settled_machines(const App &app) {
-  for (int tries = 1;; ++tries) {
-    COFFER_TRY(std::vector<MachineStatus> all, machines(app));
-    bool waited = false;
-    for (const MachineStatus &m : all) {
-      if (!m.view || !m.view->busy) continue;
-      const auto settled = host_.finish_cut_off(m.stored.record.id);
-      if (!settled && settled.error().code != ErrorCode::kNotFound) return std::unexpected(settled.error());
-      waited = true;
-    }
-    if (!waited || tries == kMaxTries) return all;
-  }
-}
-
-Result<RolloutResult> Deployer::rollout(const App &app, std::string_view reason, bool force) {
-  return logged(entry("deploy", app), [&](AuditEntry &about) {
-    auto done = roll_out(app, reason, force);
-    if (!done) return done;
-    about.version = done->version;
-    about.release = done->release;
-    if (done->failed)
-      about.outcome = outcome_of(*done->failed);
-    else if (done->release == 0)
-      about.action.clear();
-    return done;
-  });
-}
-
-Result<RolloutResult> Deployer::roll_out(const App &app, std::string_view reason, bool force) {
-  RolloutResult out;
-  COFFER_CHECK(recover(app));
-  COFFER_TRY(Manifest manifest, newest(app));
-  out.version = manifest.version();
-  COFFER_TRY(const std::vector<MachineStatus> all, settled_machines(app));
-  std::vector<const MachineStatus *> wanted;
-  bool behind = false;
-  for (const MachineStatus &m : all) {
-    if (!to_be_rolled_out(m)) continue;
-    wanted.push_back(&m);
-    behind = behind || m.version() < manifest.version() || !m.started();
-  }
-  if (wanted.empty() || (!behind && !force)) return out;
-
-  std::vector<NewSpec> specs;
-  for (const MachineStatus *m : wanted)
-    specs.push_back({m->stored, m->spec.spec.config, m->view->state.last_good});
-  const auto made = make_release(app, manifest, specs, reason);
-  if (!made && specs.empty()) return out;  // all of them were stopped meanwhile
-  if (!made) return std::unexpected(made.error());
-  out.release = made->release.number;
-  out.version = manifest.version();
-  std::erase_if(wanted, [&](const MachineStatus *m) {
-    return std::ranges::none_of(specs,
-                                [&](const NewSpec &s) { return s.machine.record.id == m->stored.record.id; });
-  });
-
-  struct Updated {
-    std::string id;
-    Hash spec;       // what it was given
-    BootOrder back;  // what it ran before
-  };
-  std::vector<Updated> updated;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    const MachineStatus &m = *wanted[i];
-    MachineResult result{m.stored.record.id, m.stored.record.name, "skipped"};
-    if (!out.failed) {
-      std::optional<BootOrder> back;
-      const auto boot = [&]() -> Result<BootOutcome> {
-        COFFER_TRY(const BootOrder next, order(app, made->specs[i]));
-        COFFER_TRY(back, way_back(app, m));
-        return host_.boot(next, back ? &*back : nullptr);
-      };
-      auto booted = boot();
-      if (!booted && booted.error().code == ErrorCode::kAborted) {
-        // A newer release got there first, and its manifest has this change too; or it was stopped meanwhile.
-        result.result = "superseded";
-      } else if (!booted || booted->failed) {
-        Error why = booted ? *booted->failed : booted.error();
-        result.result = booted && booted->went_back ? "kept" : "failed";
-        out.failed = std::move(why).in("Machine " + m.stored.record.name + " (" + m.stored.record.id + ")");
-      } else {
-        result.result = "started";
-        if (back) updated.push_back({m.stored.record.id, made->specs[i].hash, *std::move(back)});
-      }
-      if (booted) out.warnings.insert(out.warnings.end(), booted->warnings.begin(), booted->warnings.end());
-    }
-    out.machines.push_back(std::move(result));
-  }
-  if (out.failed) {
-    for (const Updated &u : updated) {
-      const auto at = std::ranges::find(out.machines, u.id, &MachineResult::id);
-      const auto booted = host_.boot_again(u.back, u.spec);
-      if (!booted && booted.error().code == ErrorCode::kAborted)
-        at->result = "superseded";  // by a newer release of another process
-      else
-        at->result = booted && !booted->failed ? "kept" : "failed";
-    }
-  }
-  COFFER_CHECK(
-      vault_.finish_release(app, out.release, out.failed ? ReleaseOutcome::kFailed : ReleaseOutcome::kDone));
-  return out;
 }
 
 }  // namespace coffer

@@ -43,7 +43,7 @@ class DeployerTest : public testing::Test {
     return machines_.get(instance(machine), "env-" + name).value_or("-");
   }
   RolloutResult rollout(bool force = false) {
-    auto out = us_.deployer.rollout(app_, "secrets set", force);
+    auto out = us_.deployer.rollout(app_, {"secrets set", force});
     EXPECT_TRUE(ok(out));
     return out ? *std::move(out) : RolloutResult{};
   }
@@ -71,6 +71,7 @@ class DeployerTest : public testing::Test {
       EXPECT_FALSE(s.pending) << s.name;
       EXPECT_THAT(s.leftovers, IsEmpty()) << s.name;
       if (s.current) known.push_back(s.current->instance_id);
+      if (s.failed) known.push_back(s.failed->instance_id);  // for its log
     }
     std::ranges::sort(known);
     EXPECT_EQ(machines_.all(), known);
@@ -212,7 +213,7 @@ TEST_F(DeployerTest, ADestroyThatFailsIsFinishedByTheNextCommandAndNothingStarts
       }
       // Any command that writes goes on with it, if it was said at all.
       Process next(world_);
-      ASSERT_TRUE(ok(next.deployer.rollout(app_, "deploy", false)));
+      ASSERT_TRUE(ok(next.deployer.rollout(app_, {"deploy", false})));
       if (const auto there = us_.deployer.machine(app_, "one")) {
         EXPECT_NE(there->stored.record.desired, Desired::kDestroyed) << role << nth;
         ASSERT_TRUE(ok(us_.deployer.destroy(app_, *there)));
@@ -369,7 +370,7 @@ TEST_F(DeployerTest, ARolloutThatFailsAtAnyStepEndsAllNewOrAllOld) {
       Process process(world_);
       ASSERT_TRUE(ok(process.set(app_, {{"A", fresh}})));
       fail_next(at(p.role), p.what, nth, ErrorCode::kUnavailable, p.after);
-      const auto r = process.deployer.rollout(app_, "secrets set", false);
+      const auto r = process.deployer.rollout(app_, {"secrets set", false});
       const bool reached = !std::filesystem::exists(at(p.role) / ("fail-" + std::string(p.what)));
       fakes::stop_failing(at(p.role), p.what);
       failures += !r || r->failed;
@@ -395,12 +396,12 @@ TEST_F(DeployerTest, AfterAFailureOfTheAgentsStoreTheNextRolloutMakesAllNew) {
       const std::string fresh = std::to_string(++round);
       ASSERT_TRUE(ok(us_.set(app_, {{"A", fresh}})));
       fail_next(at("agent"), "commit", nth, ErrorCode::kUnavailable, after);
-      (void)us_.deployer.rollout(app_, "secrets set", false);
+      (void)us_.deployer.rollout(app_, {"secrets set", false});
       const bool reached = !std::filesystem::exists(at("agent") / "fail-commit");
       fakes::stop_failing(at("agent"), "commit");
       die();
       Process next(world_);
-      const auto r = next.deployer.rollout(app_, "deploy", false);
+      const auto r = next.deployer.rollout(app_, {"deploy", false});
       ASSERT_TRUE(ok(r));
       EXPECT_FALSE(r->failed);
       for (const char *name : {"one", "two"}) {
@@ -475,7 +476,7 @@ TEST_F(DeployerTest, ACommandOfTheHostGetsTheValuesAndItsGrantEndsWithThat) {
                   IsEmpty());  // not listed
       // What others do meanwhile does not end it.
       Process other(world_);
-      EXPECT_TRUE(ok(other.deployer.rollout(app_, "deploy", false)));
+      EXPECT_TRUE(ok(other.deployer.rollout(app_, {"deploy", false})));
       EXPECT_THAT(us_.vault.machines(app_).value_or(std::vector<StoredMachine>{}), SizeIs(1));
       return {};
     };
@@ -513,13 +514,13 @@ TEST_F(DeployerTest, ACreationThatWasNeverAcknowledgedIsUndone) {
       NewSpec spec;
       spec.machine.record.id = id;
       spec.config.name = "one";
-      const auto made = us_.vault.release(app_, *us_.vault.newest(app_), {spec}, "machine run", "ann");
+      const auto made = us_.vault.release(app_, *us_.vault.newest(app_), {spec}, {"machine run"}, "ann");
       ASSERT_TRUE(ok(made));
       ASSERT_TRUE(ok(us_.keys.grant(app_.id(), id, us_.agent.host(), made->specs[0].envelope)));
     }
     die();
     Process next(world_);
-    ASSERT_TRUE(ok(next.deployer.rollout(app_, "deploy", false)));
+    ASSERT_TRUE(ok(next.deployer.rollout(app_, {"deploy", false})));
     expect_nothing();
   }
 }
@@ -527,7 +528,7 @@ TEST_F(DeployerTest, ACreationThatWasNeverAcknowledgedIsUndone) {
 TEST_F(DeployerTest, ACreationThatIsUnderWayIsLeftAlone) {
   ASSERT_TRUE(ok(us_.agent.reserve(app_.id(), "web", "0123456789abcd", "one")));
   Process next(world_);
-  ASSERT_TRUE(ok(next.deployer.rollout(app_, "deploy", false)));
+  ASSERT_TRUE(ok(next.deployer.rollout(app_, {"deploy", false})));
   EXPECT_THAT(us_.agent.states().value_or(std::vector<MachineState>{}), SizeIs(1));
 }
 
@@ -617,7 +618,7 @@ TEST_F(DeployerTest, YesterdaysVaultIsRefusedAndNothingIsDone) {
   config.name = "three";
   EXPECT_THAT(next.deployer.newest(app_), Fails(ErrorCode::kDataLoss, "App web"));
   EXPECT_THAT(next.set(app_, {{"A", "3"}}), Fails(ErrorCode::kDataLoss, "App web"));
-  EXPECT_THAT(next.deployer.rollout(app_, "deploy", true), Fails(ErrorCode::kDataLoss, "App web"));
+  EXPECT_THAT(next.deployer.rollout(app_, {"deploy", true}), Fails(ErrorCode::kDataLoss, "App web"));
   EXPECT_THAT(next.deployer.run(app_, config), Fails(ErrorCode::kDataLoss, "App web"));
   EXPECT_THAT(next.deployer.hand_over(app_, {}, {}), Fails(ErrorCode::kDataLoss, "App web"));
   EXPECT_THAT(calls(at("runtime")), IsEmpty());

@@ -112,7 +112,7 @@ TEST_F(HostLinkTest, ARolloutThatFailsGoesBack) {
   const std::string id = run("one");
   set("2");
   fakes::fail_next(world_.folder.path() / "runtime", "start");
-  const auto out = deployer_->rollout(app_, "secrets set", false);
+  const auto out = deployer_->rollout(app_, {"secrets set", false});
   ASSERT_TRUE(ok(out));
   EXPECT_EQ(variable(id), "1");
 }

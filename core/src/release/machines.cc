@@ -8,13 +8,20 @@ namespace {
 
 constexpr int kMaxTries = 20;
 
-std::string new_machine_id() { return hex(random_array<7>()); }
-
 std::string machine_context(const App &app, const MachineRecord &m) {
   return "App " + app.name() + ": Machine " + m.name + " (" + m.id + ")";
 }
 
 }  // namespace
+
+// The way back of its next launch spec: what it ran last, if that is known yet.
+Hash Deployer::undo_of(const MachineStatus &m) {
+  if (!m.view || !m.view->state.current) return {};
+  const Hash &last = m.view->state.current->spec;
+  return last == m.spec.hash || m.older ? last : Hash{};
+}
+
+std::string Deployer::new_machine_id() { return hex(random_array<7>()); }
 
 // Refuses a vault that lacks a Machine, or has an older record of it than this host has booted from.
 Result<void> Deployer::check_fresh(const App &app, const std::vector<StoredMachine> &stored) const {
@@ -73,6 +80,11 @@ Result<MachineStatus> Deployer::look(const App &app, const StoredMachine &m, Ask
   COFFER_TRY(const auto state, host_.state(m.record.id));
   if (state) {
     COFFER_TRY(status.view, host_.view(*state));
+    if (state->current && state->current->spec != status.spec.hash) {
+      // A stopped Machine's may have been forgotten.
+      if (auto older = vault_.spec_by_hash(app, m.record, state->current->spec))
+        status.older = std::move(older->spec.config);
+    }
   }
   return status;
 }
@@ -96,9 +108,17 @@ Result<MachineStatus> Deployer::machine(const App &app, std::string_view id_or_n
 // acknowledged, and neither was a state that the vault does not know.
 Result<void> Deployer::recover(const App &app) {
   COFFER_TRY(const std::vector<StoredMachine> stored, vault_.machines(app));
+  // The ones that a roll-out makes are its own.
+  COFFER_TRY(const auto under_way, vault_.rollout(app));
+  const auto being_made = [&](const std::string &id) {
+    return under_way && std::ranges::any_of(under_way->rollout.steps, [&](const Rollout::Step &s) {
+             return s.made && s.machine == id;
+           });
+  };
   for (const StoredMachine &m : stored) {
     COFFER_TRY(const auto state, host_.state(m.record.id));
     const bool left = state && !state->owner_alive;
+    if (being_made(m.record.id) && m.record.desired != Desired::kDestroyed) continue;
     if ((left && !state->current) || m.record.desired == Desired::kDestroyed)
       COFFER_CHECK(undo_creation(app, m.record.id, 0));
     else if (left && m.record.desired == Desired::kStopped &&
@@ -163,7 +183,7 @@ Result<BootOrder> Deployer::make_machine(const App &app, Manifest &manifest, con
   std::vector<NewSpec> specs(1);
   specs[0].machine.record.id = id;
   specs[0].config = std::move(config);
-  COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, reason));
+  COFFER_TRY(Vault::Made made, make_release(app, manifest, specs, {std::string(reason)}));
   release = made.release.number;
   COFFER_CHECK(keys_.grant(app.id(), id, host_.host(), made.specs[0].envelope));
   return order(app, std::move(made.specs[0]));
@@ -180,6 +200,7 @@ Result<Deployer::Ran> Deployer::create_and_boot(const App &app, MachineConfig co
   std::vector<std::string> warnings;
   COFFER_TRY(config.image, host_.ensure_image(config.image, pull));
   COFFER_CHECK(recover(app));
+  COFFER_CHECK(finish_rollout(app, warnings));
   COFFER_CHECK(resume(app, "", warnings));
   COFFER_TRY(Manifest manifest, newest(app));
   for (const std::string &before : ids) {
@@ -225,15 +246,17 @@ Result<Deployer::Ran> Deployer::start(const App &app, const MachineStatus &asked
 Result<Deployer::Ran> Deployer::boot_newest(const App &app, const MachineStatus &asked, AuditEntry &about) {
   std::vector<std::string> warnings;
   COFFER_CHECK(recover(app));
+  COFFER_CHECK(finish_rollout(app, warnings));
   COFFER_CHECK(resume(app, asked.stored.record.id, warnings));
   COFFER_TRY(const MachineStatus m, machine(app, asked.stored.record.id));
   COFFER_TRY(Manifest manifest, newest(app));
   COFFER_TRY(const auto back, way_back(app, m));
   if (m.view && !m.started()) COFFER_CHECK(host_.announce(m.stored.record.id, State::kStarting));
   std::vector<NewSpec> specs;
-  specs.push_back({m.stored, m.spec.spec.config, m.view ? m.view->state.last_good : Hash{}});
+  COFFER_TRY(MachineConfig config, config_of(app, m));
+  specs.push_back({m.stored, std::move(config), undo_of(m)});
   COFFER_TRY(Vault::Made made,
-             make_release(app, manifest, specs, m.started() ? "machine restart" : "machine start"));
+             make_release(app, manifest, specs, {m.started() ? "machine restart" : "machine start"}));
   about.version = manifest.version();
   about.release = made.release.number;
   const auto boot = [&]() -> Result<BootOutcome> {
@@ -281,6 +304,7 @@ Result<void> Deployer::log_exec(const App &app, const MachineStatus &m) {
 Result<std::vector<std::string>> Deployer::finish_cut_off(const App &app) {
   std::vector<std::string> warnings;
   COFFER_CHECK(recover(app));
+  COFFER_CHECK(finish_rollout(app, warnings));
   COFFER_CHECK(resume(app, "", warnings));
   return warnings;
 }

@@ -69,4 +69,87 @@ Result<std::vector<VersionView>> Deployer::history(const App &app) {
   return out;
 }
 
+Result<Manifest> Deployer::roll_back_secrets(const App &app, uint64_t version) {
+  return logged(entry("rollback", app), [&](AuditEntry &about) -> Result<Manifest> {
+    constexpr int kMaxTries = 50;
+    for (int tries = 0; tries < kMaxTries; ++tries) {
+      bool away = false;
+      COFFER_TRY(const auto seen, this->seen(app, away));
+      COFFER_TRY(const Manifest head, vault_.newest(app));
+      COFFER_CHECK(check_fresh(app, seen, head));
+      COFFER_TRY(const std::vector<Manifest> kept, vault_.retained(app, head));
+      const auto at = version == 0 ? kept.begin() + (kept.size() > 1 ? 1 : 0)
+                                   : std::ranges::find(kept, version, &Manifest::version);
+      if (at == kept.end() || (version == 0 && kept.size() < 2))
+        return fail(ErrorCode::kNotFound,
+                    version ? "App " + app.name() + " does not keep version " + std::to_string(version)
+                            : "App " + app.name() + " keeps no version before the newest",
+                    "See `coffer secrets history -a " + app.name() + "`.");
+      COFFER_TRY(auto next, vault_.roll_back(app, head, *at, who_));
+      if (!next) continue;  // others were faster
+      about.version = next->version();
+      const auto reported = away ? Result<void>() : report(app, seen, next->version());
+      if (!reported && !(without_keys_ && reported.error().code == ErrorCode::kUnavailable))
+        return std::unexpected(reported.error());
+      return *std::move(next);
+    }
+    return fail(ErrorCode::kAborted, "App " + app.name() + " is being written by others all the time",
+                "Try again.");
+  });
+}
+
+Result<Deployer::Purged> Deployer::purge(const App &app, std::string_view name) {
+  AuditEntry purges = entry("purge", app);
+  purges.names.emplace_back(name);
+  return logged(std::move(purges), [&](AuditEntry &about) -> Result<Purged> {
+    std::vector<std::string> warnings;
+    COFFER_CHECK(recover(app));
+    COFFER_CHECK(finish_rollout(app, warnings));
+    COFFER_TRY(const auto seen, keys_.seen(app.id()));
+    COFFER_TRY(Manifest head, newest(app));
+    COFFER_TRY(const std::vector<Manifest> kept, vault_.retained(app, head));
+    const Entry *now = head.find(name);
+    const auto had = [&](const Manifest &m) {
+      const Entry *e = m.find(name);
+      return e && !(now && now->record == e->record);
+    };
+    if (!now && std::ranges::none_of(kept, had))
+      return fail(ErrorCode::kNotFound,
+                  "App " + app.name() + " keeps no value of the secret " + std::string(name),
+                  "See `coffer secrets history -a " + app.name() + "`.");
+    // What a Machine was booted with is needed when its app has to be started again.
+    COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
+    for (const MachineStatus &m : all) {
+      if (!m.version() || m.version() == head.version() || !m.started()) continue;
+      COFFER_TRY(const Manifest its, vault_.at(app, m.version()));
+      if (had(its))
+        return fail(ErrorCode::kFailedPrecondition,
+                    "Machine " + m.stored.record.name + " (" + m.stored.record.id +
+                        ") runs with an older value of " + std::string(name),
+                    "Bring the newest one to it first: `coffer secrets deploy -a " + app.name() + "`.");
+    }
+    COFFER_TRY(const size_t before, vault_.count_records(app));
+    constexpr int kMaxTries = 50;
+    for (int tries = 0; tries < kMaxTries; ++tries) {
+      COFFER_TRY(const uint64_t swept, vault_.sweep_revision(app));
+      COFFER_TRY(auto next, vault_.replace_records(app, head, {}, swept, true, who_));
+      if (!next) {
+        COFFER_TRY(head, newest(app));
+        continue;
+      }
+      head = *std::move(next);
+      COFFER_CHECK(report(app, seen, head.version()));
+      // Ways back, and launch specs of Machines that are stopped, name older versions.
+      COFFER_CHECK(move_way_back(app, head, "secrets purge: way back"));
+      COFFER_TRY(head, newest(app));
+      COFFER_CHECK(vault_.sweep(app, head));
+      COFFER_TRY(const size_t after, vault_.count_records(app));
+      about.version = head.version();
+      return Purged{head.version(), before > after ? before - after : 0};
+    }
+    return fail(ErrorCode::kAborted, "App " + app.name() + " is being written by others all the time",
+                "Try again.");
+  });
+}
+
 }  // namespace coffer

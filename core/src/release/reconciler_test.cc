@@ -88,6 +88,7 @@ class ReconcilerTest : public testing::Test {
       EXPECT_FALSE(s.pending) << s.name;
       EXPECT_THAT(s.leftovers, IsEmpty()) << s.name;
       if (s.current) known.push_back(s.current->instance_id);
+      if (s.failed) known.push_back(s.failed->instance_id);  // for its log
     }
     std::ranges::sort(known);
     EXPECT_EQ(machines_.all(), known);
@@ -218,7 +219,7 @@ TEST_F(ReconcilerTest, AnInstanceOfSomebodyElsesMakingBeginsTheBackOffAnew) {
   pass(r, 1s);
   EXPECT_THAT(end(r, m, 1), HasSubstr("in 2 s"));
   set("A", "better");
-  ASSERT_TRUE(ok(us_.deployer.rollout(app_, "secrets set", false)));
+  ASSERT_TRUE(ok(us_.deployer.rollout(app_, {"secrets set", false})));
   r.changed(m);
   EXPECT_THAT(end(r, m, 1), HasSubstr("in 1 s"));
 }
@@ -246,7 +247,7 @@ TEST_F(ReconcilerTest, ARolloutThatLeftAMachineFailedIsNotTheEndOfIt) {
   set("A", "2");
   machines_.end(instance(m), 1);
   fail_next(at("runtime"), "start");
-  ASSERT_TRUE(ok(us_.deployer.rollout(app_, "secrets set", false)));
+  ASSERT_TRUE(ok(us_.deployer.rollout(app_, {"secrets set", false})));
   ASSERT_EQ(state(m).state, State::kFailed);
   pass(r, 2s);
   EXPECT_THAT(state(m).message, HasSubstr("told to fail; trying again in 1 s"));
@@ -418,7 +419,7 @@ TEST_F(ReconcilerTest, MachineOfALiveLeaseIsLeftAlone) {
     if (step == "preparing") leases_are_of(owner);
   };
   set("A", "2");
-  (void)us_.deployer.rollout(app_, "secrets set", false);  // does nothing more, without the lease
+  (void)us_.deployer.rollout(app_, {"secrets set", false});  // does nothing more, without the lease
   us_.on_step = {};
   const std::vector<std::string> before = machines_.all();
   ASSERT_THAT(before, SizeIs(1));
@@ -448,7 +449,7 @@ TEST_F(ReconcilerTest, KilledBootIsFinishedOnce) {
     us_.on_step = [&](const std::string &, std::string_view step) {
       if (step == at) leases_are_of(kDead);
     };
-    (void)us_.deployer.rollout(app_, "secrets set", true);
+    (void)us_.deployer.rollout(app_, {"secrets set", true});
     us_.on_step = {};
     pass(r, 2s);
     EXPECT_EQ(started(), 1u) << at;

@@ -118,16 +118,21 @@ Result<Manifest> Deployer::seal_head_anew(const App &app, bool drop_older, size_
               "Try again: it goes on where it was.");
 }
 
-// Makes what each started Machine runs its way back as well, so that nothing older is needed.  Nothing is
-// booted: the new launch spec says what runs already.
-Result<void> Deployer::move_way_back(const App &app, const Manifest &manifest) {
+// Makes what each Machine runs its way back as well, so that nothing older is needed; one that is stopped has
+// none.  Nothing is booted: the new launch spec says what runs already.
+Result<void> Deployer::move_way_back(const App &app, const Manifest &manifest, std::string_view reason) {
   COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
   std::vector<NewSpec> specs;
-  for (const MachineStatus &m : all)
-    if (m.started() && m.view->state.current->spec == m.spec.hash && m.spec.spec.undo != Hash{})
-      specs.push_back({m.stored, m.spec.spec.config, m.spec.hash});
+  for (const MachineStatus &m : all) {
+    const bool runs = m.started() && m.view->state.current;
+    const bool newest_runs = runs && m.view->state.current->spec == m.spec.hash;
+    if (newest_runs && m.spec.spec.undo == Hash{}) continue;
+    if (!runs && m.stored.record.desired != Desired::kStopped) continue;
+    COFFER_TRY(MachineConfig config, config_of(app, m));
+    specs.push_back({m.stored, std::move(config), runs ? m.view->state.current->spec : Hash{}, true});
+  }
   if (specs.empty()) return {};
-  COFFER_TRY(const Vault::Made made, vault_.release(app, manifest, specs, "keys rotate: way back", who_));
+  COFFER_TRY(const Vault::Made made, vault_.release(app, manifest, specs, {std::string(reason)}, who_));
   return vault_.finish_release(app, made.release.number, ReleaseOutcome::kDone);
 }
 
@@ -159,10 +164,10 @@ Result<Rotated> Deployer::rotate(const App &asked, bool now) {
   out.version = head.version();
   out.oldest = out.from;
   if (now) {
-    COFFER_TRY(out.rollout, rollout(app, "keys rotate", true));
+    COFFER_TRY(out.rollout, rollout(app, {"keys rotate", true}));
     if (out.rollout.failed) return out;
     COFFER_TRY(head, newest(app));
-    if (const auto moved = move_way_back(app, head); !moved)
+    if (const auto moved = move_way_back(app, head, "keys rotate: way back"); !moved)
       out.warnings.push_back("the Machines' ways back still need the old key: " + moved.error().message);
     COFFER_TRY(head, newest(app));
   }

@@ -3,6 +3,8 @@
 #ifndef COFFER_RELEASE_TEST_WORLD_H
 #define COFFER_RELEASE_TEST_WORLD_H
 
+#include <mutex>
+
 #include "coffer/agent/agent.h"
 #include "coffer/base/codec.h"
 #include "coffer/base/process.h"
@@ -33,6 +35,7 @@ class WatchedKeys : public AppKeys, public BootKeys {
   Result<AppKey> create_app(std::string_view name) override { return service_.create_app(name); }
   Result<void> destroy_app(std::string_view name) override { return service_.destroy_app(name); }
   Result<std::optional<SeenHead>> seen(const AppId &app) const override {
+    const std::lock_guard lock(mutex_);
     auto head = service_.seen(app);
     if (after_seen) std::exchange(after_seen, {})();
     return head;
@@ -54,9 +57,13 @@ class WatchedKeys : public AppKeys, public BootKeys {
     return service_.reseal(request);
   }
   Result<void> retire(const AppId &app, uint32_t oldest) override { return service_.retire(app, oldest); }
-  Result<Bytes> token(ByteSpan request) override { return service_.token(request); }
+  Result<Bytes> token(ByteSpan request) override {
+    const std::lock_guard lock(mutex_);
+    return service_.token(request);
+  }
   Result<void> enrol(ByteSpan request) override { return service_.enrol(request); }
   Result<Bytes> open(ByteSpan request) override {
+    const std::lock_guard lock(mutex_);
     ++opened;
     if (before_open) std::exchange(before_open, {})();
     return service_.open(request);
@@ -66,6 +73,7 @@ class WatchedKeys : public AppKeys, public BootKeys {
 
  private:
   KeyService service_;
+  mutable std::recursive_mutex mutex_;  // boots are at work at once; what is called there asks too
 };
 
 // What all processes of one user share.
@@ -106,28 +114,40 @@ struct Process {
                  w.storage("keys"), [&w] { return w.kms(); },
                  {SigningKey::from_seed(filled<32>(1))->public_key()}, now_ms, &keys_log),
              SigningKey::from_seed(filled<32>(2))->public_key()),
-        agent(Agent::create({.open_store = [&w]() -> Result<Storage> { return w.storage("agent"); },
-                             .open_runtime = [this]() -> Result<Runtime> {
-                               if (before_runtime) before_runtime();
-                               return Runtime::open(fakes::plugin(
-                                   "runtime-files", {{"path", world.machines.folder().string()}}));
-                             },
-                             .open_injectors =
-                                 [] {
-                                   return Injector::open_all(
-                                       {fakes::plugin("inject-file"), fakes::plugin("inject-env")});
-                                 },
-                             .host_key = *SigningKey::from_seed(filled<32>(2)),
-                             .writers = {SigningKey::from_seed(filled<32>(1))->public_key()},
-                             .identity = w.identity,
-                             .keys = &keys,
-                             .cancel_fd = -1,
-                             .progress =
-                                 [this](std::string_view machine, std::string_view step) {
-                                   if (on_step) on_step(std::string(machine), step);
-                                 },
-                             .receiver = [this](const Ticket &t) { return receiver(t); }})),
-        deployer(vault, keys, agent, "ann@laptop", &api_log) {}
+        agent(Agent::create(agent_config())),
+        deployer(vault, keys, agent, "ann@laptop", &api_log) {
+    deployer.set_patience(std::chrono::milliseconds(0), std::chrono::milliseconds(0));
+  }
+  Agent::Config agent_config() {
+    return {
+        .open_store = [this]() -> Result<Storage> { return world.storage("agent"); },
+        .open_runtime = [this]() -> Result<Runtime> {
+          if (before_runtime) before_runtime();
+          return Runtime::open(fakes::plugin("runtime-files", {{"path", world.machines.folder().string()}}));
+        },
+        .open_injectors =
+            [] { return Injector::open_all({fakes::plugin("inject-file"), fakes::plugin("inject-env")}); },
+        .host_key = *SigningKey::from_seed(filled<32>(2)),
+        .writers = {SigningKey::from_seed(filled<32>(1))->public_key()},
+        .identity = world.identity,
+        .keys = &keys,
+        .cancel_fd = -1,
+        .progress =
+            [this](std::string_view machine, std::string_view step) {
+              if (on_step) on_step(std::string(machine), step);
+            },
+        .receiver = [this](const Ticket &t) { return receiver(t); }};
+  }
+  // Boots that many Machines at once.
+  void at_once(size_t n) {
+    deployer.set_hosts(
+        [this]() -> Result<std::unique_ptr<MachineHost>> {
+          Agent::Config c = agent_config();
+          c.owner = worker_identity();
+          return std::make_unique<Agent>(Agent::create(std::move(c)));
+        },
+        n);
+  }
   Process(const Process &) = delete;
   Process &operator=(const Process &) = delete;
 

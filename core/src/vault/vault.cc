@@ -308,6 +308,26 @@ Result<Manifest> Vault::restore_head(const App &app, const Manifest &head, uint6
   return *std::move(done);
 }
 
+Result<std::optional<Manifest>> Vault::roll_back(const App &app, const Manifest &head, const Manifest &old,
+                                                 std::string_view who) {
+  Manifest next = after(app, head, who);
+  next.entries = old.entries;
+  bool changed = old.entries.size() != head.entries.size();
+  for (Entry &e : next.entries) {
+    const Entry *now = head.find(e.name);
+    if (now && now->record == e.record) {
+      e = *now;
+      continue;
+    }
+    changed = true;
+    e.version = next.version();
+    e.updated_ms = next.head.header.created_ms;
+    e.who = who;
+  }
+  if (!changed) return head;
+  return commit_after(app, head, std::move(next), {});
+}
+
 Result<Bytes> Vault::record(const App &app, const Entry &entry) const {
   auto bytes = immutable(app, "record", entry.record);
   if (!bytes)

@@ -93,6 +93,7 @@ void Vault::check_app(const AppEntry &entry, std::vector<Finding> &out) const {
       check_spec(spec_by_hash(*found, m.record, newest_spec->spec.undo));
   }
   if (const auto r = releases(*found); !r) wrong("releases", r.error());
+  if (const auto r = rollout(*found); !r) wrong("roll-out", r.error());
 }
 
 }  // namespace coffer

@@ -79,6 +79,13 @@ Result<std::vector<StoredMachine>> Vault::machines(const App &app) const {
   return out;
 }
 
+Result<bool> Vault::wanted(const App &app, const std::string &machine) const {
+  COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), layout::machine(machine)));
+  if (!stored) return false;
+  COFFER_TRY(const MachineRecord m, read_machine(*stored, app, pins_));
+  return m.desired == Desired::kStarted;
+}
+
 Result<SignedSpec> Vault::spec(const App &app, const MachineRecord &machine, uint64_t number) const {
   const std::string key = layout::spec(machine.id, number);
   COFFER_TRY(auto stored, storage_.get(layout::space(app.id()), key));
@@ -125,26 +132,60 @@ Result<std::vector<Release>> Vault::releases(const App &app) const {
   return out;
 }
 
-Result<Vault::Made> Vault::release(const App &app, const Manifest &manifest,
-                                   const std::vector<NewSpec> &wanted, std::string_view reason,
-                                   std::string_view who) {
-  const std::string space = layout::space(app.id());
-  for (const NewSpec &w : wanted)
-    if (w.machine.record.desired == Desired::kDestroyed) return being_destroyed(app, w.machine.record.id);
-  // The newest one, checked: its number decides the next.
+Result<std::optional<Release>> Vault::release(const App &app, uint64_t number) const {
+  COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), layout::release(number)));
+  if (!stored) return std::nullopt;
+  return read_release(*stored, app, pins_);
+}
+
+Result<std::optional<Release>> Vault::newest_release(const App &app) const {
   std::string last;
-  COFFER_CHECK(storage_.list(space, "release/", false, [&](Stored s) {
+  COFFER_CHECK(storage_.list(layout::space(app.id()), "release/", false, [&](Stored s) {
     last = std::move(s.key);
     return true;
   }));
-  uint64_t number = 0;
-  if (!last.empty()) {
-    COFFER_TRY(const auto stored, storage_.get(space, last));
-    if (stored) {
-      COFFER_TRY(const Release newest_release, read_release(*stored, app, pins_));
-      number = newest_release.number;
-    }
-  }
+  if (last.empty()) return std::nullopt;
+  COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), last));
+  if (!stored) return std::nullopt;
+  return read_release(*stored, app, pins_);
+}
+
+// The next launch spec of a Machine, and its record with it, into the batch.
+SignedSpec Vault::next_spec(const App &app, const Manifest &manifest, const NewSpec &w, uint64_t release,
+                            uint64_t now, Batch &b) {
+  LaunchSpec spec;
+  spec.app_id = app.id();
+  spec.machine = w.machine.record.id;
+  spec.number = w.machine.record.spec_number + 1;
+  spec.undo = w.undo;
+  spec.config = w.config;
+  spec.version = manifest.version();
+  spec.header = manifest.head.hash;
+  spec.release = release;
+  spec.created_ms = now;
+  SignedSpec made;
+  made.envelope = sign(writer_, kLaunchSpecLabel, encode(spec));
+  made.hash = sha256(made.envelope);
+  MachineRecord record = w.machine.record;
+  record.app_id = app.id();
+  record.name = w.config.name;
+  record.spec_number = spec.number;
+  record.spec = made.hash;
+  record.updated_ms = now;
+  if (!record.created_ms) record.created_ms = now;
+  b.require(layout::machine(record.id), w.machine.revision);
+  b.put(layout::machine(record.id), sign(writer_, kMachineLabel, encode(record)));
+  b.put(layout::spec(record.id, spec.number), made.envelope);
+  made.spec = std::move(spec);
+  return made;
+}
+
+Result<Vault::Made> Vault::release(const App &app, const Manifest &manifest,
+                                   const std::vector<NewSpec> &wanted, const ReleaseDraft &draft,
+                                   std::string_view who, const Rollout *rollout) {
+  for (const NewSpec &w : wanted)
+    if (w.machine.record.desired == Desired::kDestroyed) return being_destroyed(app, w.machine.record.id);
+  COFFER_TRY(const auto before, newest_release(app));  // its number decides the next
   // After its number is drawn: two that make Machines of one name at once draw the same, and one of them
   // fails.
   if (std::ranges::any_of(wanted, [](const NewSpec &w) { return w.machine.revision == 0; })) {
@@ -159,58 +200,106 @@ Result<Vault::Made> Vault::release(const App &app, const Manifest &manifest,
   Made out;
   Release &release = out.release;
   release.app_id = app.id();
-  release.number = number + 1;
+  release.number = before ? before->number + 1 : 1;
   release.version = manifest.version();
   release.created_ms = now_ms();
   release.who = who;
-  release.reason = reason;
+  release.reason = draft.reason;
+  release.configs = draft.configs;
+  release.policy = draft.policy;
+  if (!draft.policy && before && before->outcome == ReleaseOutcome::kFailed && !before->configs.empty()) {
+    // What that one brought never held.
+    COFFER_TRY(const std::vector<Release> all, releases(app));
+    for (const Release &r : all)
+      if (r.outcome != ReleaseOutcome::kFailed) release.policy = r.policy;
+  } else if (!draft.policy && before) {
+    release.policy = before->policy;
+  }
   Batch b;
   b.require_absent(layout::release(release.number));
   // A higher number never brings an older manifest: who reads it before and writes after another is told so.
   b.require(std::string(layout::kHeadKey), manifest.revision);
   b.put(layout::release(release.number), sign(writer_, kReleaseLabel, encode(release)));
   for (const NewSpec &w : wanted) {
-    LaunchSpec spec;
-    spec.app_id = app.id();
-    spec.machine = w.machine.record.id;
-    spec.number = w.machine.record.spec_number + 1;
-    spec.undo = w.undo;
-    spec.config = w.config;
-    spec.version = manifest.version();
-    spec.header = manifest.head.hash;
-    spec.release = release.number;
-    spec.created_ms = release.created_ms;
-    SignedSpec made;
-    made.envelope = sign(writer_, kLaunchSpecLabel, encode(spec));
-    made.hash = sha256(made.envelope);
-    MachineRecord record = w.machine.record;
-    record.app_id = app.id();
-    record.name = w.config.name;
-    record.desired = Desired::kStarted;
-    record.spec_number = spec.number;
-    record.spec = made.hash;
-    record.updated_ms = release.created_ms;
-    if (!record.created_ms) record.created_ms = release.created_ms;
-    b.require(layout::machine(record.id), w.machine.revision);
-    b.put(layout::machine(record.id), sign(writer_, kMachineLabel, encode(record)));
-    b.put(layout::spec(record.id, spec.number), made.envelope);
-    made.spec = std::move(spec);
-    out.specs.push_back(std::move(made));
+    NewSpec started = w;
+    if (!w.as_wanted) started.machine.record.desired = Desired::kStarted;
+    out.specs.push_back(next_spec(app, manifest, started, release.number, release.created_ms, b));
   }
-  COFFER_CHECK(commit(space, std::move(b)));
+  if (rollout) {
+    out.rollout.rollout = *rollout;
+    Rollout &r = out.rollout.rollout;
+    r.app_id = app.id();
+    r.release = release.number;
+    r.version = release.version;
+    for (size_t i = 0; i < out.specs.size(); ++i) r.steps[i].next = out.specs[i].hash;
+    b.require_absent(std::string(layout::kRolloutKey));
+    b.put(std::string(layout::kRolloutKey), sign(writer_, kRolloutLabel, encode(r)));
+  }
+  COFFER_TRY(out.rollout.revision, commit(layout::space(app.id()), std::move(b)));
   return out;
 }
 
 Result<void> Vault::finish_release(const App &app, uint64_t number, ReleaseOutcome outcome) {
   COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), layout::release(number)));
   if (!stored) return {};
-  COFFER_TRY(const ByteSpan payload, open_signed(stored->value, kReleaseLabel, pins_.writers));
-  COFFER_TRY(Release release, decode_release(payload));
+  COFFER_TRY(Release release, read_release(*stored, app, pins_));
   release.outcome = outcome;
   Batch b;
   b.require(stored->key, stored->revision);
   b.put(stored->key, sign(writer_, kReleaseLabel, encode(release)));
   COFFER_CHECK(commit(layout::space(app.id()), std::move(b)));
+  return {};
+}
+
+// ---- a roll-out under way ----
+
+Result<std::optional<StoredRollout>> Vault::rollout(const App &app) const {
+  COFFER_TRY(const auto stored, storage_.get(layout::space(app.id()), std::string(layout::kRolloutKey)));
+  if (!stored) return std::nullopt;
+  const auto read = [&]() -> Result<Rollout> {
+    COFFER_TRY(const ByteSpan payload, open_signed(stored->value, kRolloutLabel, pins_.writers));
+    COFFER_TRY(Rollout r, decode_rollout(payload));
+    if (r.app_id != app.id()) return fail(ErrorCode::kDataLoss, "record belongs to another App");
+    return r;
+  };
+  auto r = read();
+  if (!r) return std::unexpected(std::move(r).error().in(context(app, "roll-out")));
+  return StoredRollout{*std::move(r), stored->revision};
+}
+
+Result<void> Vault::keep_rollout(const App &app, StoredRollout &r) {
+  const std::string key(layout::kRolloutKey);
+  Batch b;
+  b.require(key, r.revision).put(key, sign(writer_, kRolloutLabel, encode(r.rollout)));
+  COFFER_TRY(r.revision, commit(layout::space(app.id()), std::move(b)));
+  return {};
+}
+
+Result<void> Vault::end_rollout(const App &app, const StoredRollout &r, ReleaseOutcome outcome,
+                                const Manifest &manifest, const std::vector<NewSpec> &parked) {
+  const std::string space = layout::space(app.id());
+  Batch b;
+  b.require(std::string(layout::kRolloutKey), r.revision).erase(std::string(layout::kRolloutKey));
+  COFFER_TRY(const auto stored, storage_.get(space, layout::release(r.rollout.release)));
+  if (stored) {
+    COFFER_TRY(Release release, read_release(*stored, app, pins_));
+    release.outcome = outcome;
+    release.why = r.rollout.why;
+    b.require(stored->key, stored->revision);
+    b.put(stored->key, sign(writer_, kReleaseLabel, encode(release)));
+  }
+  if (outcome == ReleaseOutcome::kDone) {
+    for (const NewSpec &w : parked) next_spec(app, manifest, w, r.rollout.release, now_ms(), b);
+    for (const std::string &id : r.rollout.removed) {
+      COFFER_TRY(const auto there, storage_.get(space, layout::machine(id)));
+      if (!there) continue;
+      COFFER_TRY(MachineRecord record, read_machine(*there, app, pins_));
+      record.desired = Desired::kDestroyed;
+      record.updated_ms = now_ms();
+      b.require(there->key, there->revision).put(there->key, sign(writer_, kMachineLabel, encode(record)));
+    }
+  }
+  COFFER_CHECK(commit(space, std::move(b)));
   return {};
 }
 

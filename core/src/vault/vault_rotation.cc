@@ -43,6 +43,15 @@ Result<std::map<Hash, uint32_t>> Vault::old_records(const App &app) const {
   return out;
 }
 
+Result<size_t> Vault::count_records(const App &app) const {
+  size_t n = 0;
+  COFFER_CHECK(storage_.list(layout::space(app.id()), "record/", false, [&](const Stored &) {
+    ++n;
+    return true;
+  }));
+  return n;
+}
+
 Result<uint64_t> Vault::sweep_revision(const App &app) const {
   COFFER_TRY(const auto swept, storage_.get(layout::space(app.id()), layout::kSweepKey));
   return swept ? swept->revision : 0;

@@ -433,7 +433,7 @@ TEST(VaultSmall, AMachineWithManyLaunchSpecsIsRemovedWhole) {
   const Manifest m = *vault.newest(app);
   NewSpec spec = new_machine("0123456789abcd");
   for (int i = 0; i < 150; ++i) {
-    ASSERT_TRUE(ok(vault.release(app, m, {spec}, "restart", "ann")));
+    ASSERT_TRUE(ok(vault.release(app, m, {spec}, {"restart"}, "ann")));
     spec.machine = machines_of(vault, app).front();
   }
   for (int nth = 1;; ++nth) {
@@ -468,7 +468,7 @@ TEST(VaultSweep, KeepsFiftyVersionsAndWhatMachinesNeedAndForgetsTheRest) {
         records[version].insert(layout::named("record", e.record));
       // Launch specs of versions 3, 4 and 5; what runs is 3, so the one of 4 is needed by nobody.
       if (version >= 3 && version <= 5) {
-        const auto made = vault.release(app, written->manifest, {machine}, "run", "ann");
+        const auto made = vault.release(app, written->manifest, {machine}, {"run"}, "ann");
         ASSERT_TRUE(ok(made));
         if (version == 3) machine.undo = made->specs[0].hash;
         machine.machine = machines_of(vault, app).front();
@@ -498,7 +498,7 @@ class VaultMachines : public VaultTest {
 
 TEST_F(VaultMachines, AReleaseIsOneCommitAndNumbersRise) {
   const Manifest m = newest();
-  const auto first = vault_.release(app_, m, {new_machine(id_), new_machine(other_)}, "machine run", "ann");
+  const auto first = vault_.release(app_, m, {new_machine(id_), new_machine(other_)}, {"machine run"}, "ann");
   ASSERT_TRUE(ok(first));
   EXPECT_EQ(first->release.number, 1u);
   ASSERT_THAT(first->specs, SizeIs(2));
@@ -514,13 +514,13 @@ TEST_F(VaultMachines, AReleaseIsOneCommitAndNumbersRise) {
 
   NewSpec again = new_machine(one.record.id, one.record.spec);
   again.machine = one;
-  const auto second = vault_.release(app_, m, {again}, "restart", "bob");
+  const auto second = vault_.release(app_, m, {again}, {"restart"}, "bob");
   ASSERT_TRUE(ok(second));
   EXPECT_EQ(second->release.number, 2u);
   EXPECT_EQ(second->specs[0].spec.number, 2u);
   EXPECT_EQ(second->specs[0].spec.undo, one.record.spec);
   // From what was read before, nothing can be stored any more.
-  EXPECT_THAT(vault_.release(app_, m, {again}, "restart", "bob"), Fails(ErrorCode::kAborted, ""));
+  EXPECT_THAT(vault_.release(app_, m, {again}, {"restart"}, "bob"), Fails(ErrorCode::kAborted, ""));
 
   ASSERT_TRUE(ok(vault_.finish_release(app_, 2, ReleaseOutcome::kFailed)));
   const auto releases = vault_.releases(app_);
@@ -532,7 +532,7 @@ TEST_F(VaultMachines, AReleaseIsOneCommitAndNumbersRise) {
 }
 
 TEST_F(VaultMachines, WhatIsBeingDestroyedComesNotBack) {
-  ASSERT_TRUE(ok(vault_.release(app_, newest(), {new_machine(id_)}, "run", "ann")));
+  ASSERT_TRUE(ok(vault_.release(app_, newest(), {new_machine(id_)}, {"run"}, "ann")));
   ASSERT_TRUE(ok(vault_.set_desired(app_, id_, Desired::kStopped)));
   ASSERT_TRUE(ok(vault_.set_desired(app_, id_, Desired::kDestroyed)));
   ASSERT_TRUE(ok(vault_.set_desired(app_, id_, Desired::kDestroyed)));  // gone on with
@@ -540,7 +540,7 @@ TEST_F(VaultMachines, WhatIsBeingDestroyedComesNotBack) {
     EXPECT_THAT(vault_.set_desired(app_, id_, d), Fails(ErrorCode::kFailedPrecondition, "being destroyed"));
   NewSpec again = new_machine(id_);
   again.machine = machines_of(vault_, app_).front();
-  EXPECT_THAT(vault_.release(app_, newest(), {again}, "start", "ann"),
+  EXPECT_THAT(vault_.release(app_, newest(), {again}, {"start"}, "ann"),
               Fails(ErrorCode::kFailedPrecondition, "being destroyed"));
   ASSERT_TRUE(ok(vault_.remove_machine(app_, id_)));
   ASSERT_TRUE(ok(vault_.remove_machine(app_, id_)));
@@ -551,7 +551,7 @@ TEST_F(VaultMachines, AKeyThatIsNoReleaseNumberIsRefusedByName) {
   for (const char *key :
        {"release/x", "release/99999999999999999999", "release/1", "release/00000000000000000000"}) {
     backend_.put(space(), key, {1});
-    EXPECT_THAT(vault_.release(app_, newest(), {new_machine(id_)}, "run", "ann"),
+    EXPECT_THAT(vault_.release(app_, newest(), {new_machine(id_)}, {"run"}, "ann"),
                 Fails(ErrorCode::kDataLoss, "App web"))
         << key;
     backend_.erase(space(), key);
@@ -574,14 +574,14 @@ class VaultDamage : public VaultMachines, public testing::WithParamInterface<Dam
     ASSERT_TRUE(ok(write(vault_, api, {{"X", "9"}})));
     ASSERT_TRUE(ok(write(vault_, app_, {{"A", "1"}, {"B", "2"}})));
     NewSpec one = new_machine(id_), two = new_machine(other_);
-    const auto first = vault_.release(app_, newest(), {one, two}, "run", "ann");
+    const auto first = vault_.release(app_, newest(), {one, two}, {"run"}, "ann");
     ASSERT_TRUE(ok(first));
     ASSERT_TRUE(ok(write(vault_, app_, {{"B", "3"}})));
     ASSERT_TRUE(ok(write(vault_, app_, {{"B", "4"}})));
     for (const StoredMachine &m : machines_of(vault_, app_))
       if (m.record.id == id_) one.machine = m;
     one.undo = first->specs[0].hash;
-    ASSERT_TRUE(ok(vault_.release(app_, newest(), {one}, "set", "ann")));
+    ASSERT_TRUE(ok(vault_.release(app_, newest(), {one}, {"set"}, "ann")));
     ASSERT_THAT(*vault_.check(), IsEmpty());
   }
 };
@@ -710,7 +710,7 @@ class VaultMigrate : public testing::Test {
     for (int i = 0; i < 100; ++i) many["N" + std::to_string(i)] = std::to_string(i);
     EXPECT_TRUE(ok(write(vault, web, many)));
     EXPECT_TRUE(ok(write(vault, api, {{"X", "1"}})));
-    EXPECT_TRUE(ok(vault.release(web, *vault.newest(web), {new_machine("0123456789abcd")}, "run", "ann")));
+    EXPECT_TRUE(ok(vault.release(web, *vault.newest(web), {new_machine("0123456789abcd")}, {"run"}, "ann")));
     return many;
   }
   // A storage without a vault.

@@ -2,8 +2,9 @@
 //
 // Order of a boot (nothing is opened before it is needed; the old instance runs until the new one is ready):
 //   plan -> create the new instance -> machine token -> open -> render -> stop the old instance -> start the
-//   new one, and meanwhile remove the old one.  If a step fails, the new instance is removed; was the old one
-//   stopped by then, its launch spec is booted again.
+//   new one, and meanwhile remove the old one -> its probation (probation.cc).  If a step fails, the new
+//   instance is stopped and kept for its log; was the old one stopped by then, its launch spec is booted
+//   again.
 // Every Machine has a lease in the agent's own store, taken by a conditional commit: two processes never act
 // on one Machine at once, and who finds the lease of a process that died finishes or undoes what it was
 // doing. Thread rule: one thread at a time.
@@ -44,7 +45,7 @@ class Agent : public MachineHost {
 
   const PublicKey &host() const override { return config_.host_key.public_key(); }
   Result<std::string> ensure_image(const std::string &image, bool pull) const override;
-  Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back) override;
+  Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back, const Probation & = {}) override;
   Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of = {}) override;
   Result<BootOutcome> boot_ended(const BootOrder &same, const std::string &instance_id) override;
   Result<void> hand_over(const BootOrder &order, const std::set<std::string> &only, const Ticket &) override;
@@ -58,6 +59,7 @@ class Agent : public MachineHost {
   Result<std::vector<MachineState>> states() const override;
   Result<std::optional<MachineState>> state(const std::string &machine) const override;
   Result<MachineView> view(const MachineState &) const override;
+  Result<std::vector<MachineView>> views(const AppId &) const override;
   Result<void> logs(const MachineState &, const LogQuery &,
                     const std::function<bool(uint32_t, int64_t, ByteSpan)> &) override;
   Result<int32_t> exec(const MachineState &, const std::vector<std::string> &argv,
@@ -80,6 +82,7 @@ class Agent : public MachineHost {
  private:
   struct Held;  // a Machine whose lease is ours
   struct Plan;  // what goes where
+  struct Boot;  // how far one has come
   explicit Agent(Config config);
   Result<const Storage *> store() const;
   Result<const std::vector<Injector> *> injectors() const;
@@ -89,7 +92,8 @@ class Agent : public MachineHost {
   Result<T> with_lease(const std::string &machine, const SignedSpec *first, F &&body,
                        Patience = Patience::kWait);
   Result<void> check_ended(const MachineState &, const std::string &instance_id) const;
-  Result<BootOutcome> boot_held(Held &, const SignedSpec &, const BootOrder &next, const BootOrder *way_back);
+  Result<BootOutcome> boot_held(Held &, const SignedSpec &, const BootOrder &next, const BootOrder *way_back,
+                                const Probation &);
   Result<void> save(Held &);
   Result<void> give_back(Held &);
   Result<void> recover(Held &);
@@ -101,8 +105,11 @@ class Agent : public MachineHost {
                                          const std::string &instance_id,
                                          const std::vector<std::string> &names);
   Result<std::vector<Delivery>> render(const Plan &, const std::vector<OpenedSecret> &) const;
-  Result<void> boot_once(Held &, const BootOrder &, const SignedSpec &, std::vector<std::string> &warnings,
-                         bool &old_stopped);
+  Result<void> boot_once(Held &, const BootOrder &, const SignedSpec &, const Probation &, Boot &);
+  Result<void> prove(const MachineState &, const MachineConfig &, const Probation &,
+                     const std::function<Result<void>()> &still_wanted);
+  Result<void> try_once(const MachineState &, const Check &);
+  void take_log(ByteSpan handle, const BootOrder &, const std::vector<OpenedSecret> *, Boot &) const;
   void note_started(MachineState &) const;  // its `current` runs: the receipt
   void step(const std::string &machine, std::string_view what) const;
   void tell(const std::string &machine) const {

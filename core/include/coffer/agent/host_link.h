@@ -61,7 +61,7 @@ class HostClient : public MachineHost {
 
   const PublicKey &host() const override { return host_; }
   Result<std::string> ensure_image(const std::string &image, bool pull) const override;
-  Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back) override;
+  Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back, const Probation & = {}) override;
   Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of = {}) override;
   Result<BootOutcome> boot_ended(const BootOrder &same, const std::string &instance_id) override;
   Result<void> hand_over(const BootOrder &order, const std::set<std::string> &only, const Ticket &) override;
@@ -75,6 +75,7 @@ class HostClient : public MachineHost {
   Result<std::vector<MachineState>> states() const override;
   Result<std::optional<MachineState>> state(const std::string &machine) const override;
   Result<MachineView> view(const MachineState &) const override;
+  Result<std::vector<MachineView>> views(const AppId &) const override;
   Result<void> logs(const MachineState &, const LogQuery &,
                     const std::function<bool(uint32_t, int64_t, ByteSpan)> &) override;
   Result<int32_t> exec(const MachineState &, const std::vector<std::string> &argv,

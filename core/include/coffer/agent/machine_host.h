@@ -47,8 +47,9 @@ struct MachineState {
   std::string lease_owner;                // empty: free
   uint64_t lease_attempt = 0, lease_until_ms = 0;
   uint64_t updated_ms = 0;
-  std::optional<End> end;    // of `current`, once it was noted; stopped without one: by order
-  bool owner_alive = false;  // not stored: whether `lease_owner` lived when this was read
+  std::optional<End> end;                // of `current`, once it was noted; stopped without one: by order
+  std::optional<InstanceRecord> failed;  // the last one that was no good, stopped: kept for its log
+  bool owner_alive = false;              // not stored: whether `lease_owner` lived when this was read
 };
 
 // A boot was cut off: the next boot finishes or undoes it.
@@ -83,11 +84,20 @@ struct BootOrder {
   std::function<Result<void>()> still_wanted = {};
 };
 
+// What an instance that was just booted has to do before it counts as good.
+struct Probation {
+  uint64_t smoke_ms = 0;     // it stays up
+  bool checks = false;       // those of its config pass
+  uint64_t patience_ms = 0;  // with these
+};
+
 struct BootOutcome {
   MachineState state;
   std::optional<Error> failed;  // why the new instance does not run
   bool went_back = false;       // then the previous launch spec runs again
   std::vector<std::string> warnings;
+  std::string log;  // the last lines of the instance that failed, values redacted; lines end with \n
+  bool log_withheld = false;  // values that short, or not known: `machine logs --failed` has them
 };
 
 // A process of a host that values are handed over to, by what it was told there; zeros in embedded mode.
@@ -102,15 +112,19 @@ class MachineHost {
  public:
   virtual ~MachineHost() = default;
   virtual const PublicKey &host() const = 0;
+  // After kUnavailable: the next call reaches it anew, if it has come back.
+  virtual void renew() {}
 
   // The immutable reference by which this host's runtime finds exactly this image (runtime.h); kNotFound: it
   // is not here and is not to be pulled.
   virtual Result<std::string> ensure_image(const std::string &image, bool pull) const = 0;
 
-  // `way_back`: what runs now, to be booted again if `next` does not start; nullptr: nothing does.
-  virtual Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back) = 0;
+  // `way_back`: what runs now, to be booted again if `next` does not start or is no good; nullptr: nothing
+  // does.  Where `next` runs already, only its probation is left to do.
+  virtual Result<BootOutcome> boot(const BootOrder &next, const BootOrder *way_back,
+                                   const Probation & = {}) = 0;
   // Boots the launch spec that ran before once more, after a newer one has run: the way back of a whole
-  // release.
+  // release.  Nothing when it runs.
   // `instead_of`: only while this one runs; kAborted when another has got there.
   virtual Result<BootOutcome> boot_again(const BootOrder &previous, std::optional<Hash> instead_of = {}) = 0;
   // `instance_id` ended by itself.  Its launch spec is booted once more; waits for nobody: kAborted when it
@@ -142,6 +156,8 @@ class MachineHost {
   virtual Result<std::vector<MachineState>> states() const = 0;
   virtual Result<std::optional<MachineState>> state(const std::string &machine) const = 0;
   virtual Result<MachineView> view(const MachineState &) const = 0;
+  // Of all Machines of the App, at once: without what only inspecting each one would tell (exit codes).
+  virtual Result<std::vector<MachineView>> views(const AppId &) const = 0;
 
   virtual Result<void> logs(const MachineState &, const LogQuery &,
                             const std::function<bool(uint32_t, int64_t, ByteSpan)> &) = 0;

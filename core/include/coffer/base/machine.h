@@ -3,6 +3,7 @@
 #define COFFER_BASE_MACHINE_H
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,20 @@ struct DeployPolicy {
   uint64_t smoke_ms = 3000;        // that a Machine has to stay up
   uint64_t patience_ms = 300'000;  // with the checks of a Machine
   bool operator==(const DeployPolicy &) const = default;
+};
+// What an App config says of it: the rest is as it is anyway.
+struct DeployWish {
+  std::optional<Strategy> strategy = {};
+  std::optional<uint32_t> max_unavailable = {};
+  std::optional<uint64_t> smoke_ms = {}, patience_ms = {};
+
+  DeployPolicy over(DeployPolicy p) const {
+    if (strategy) p.strategy = *strategy;
+    if (max_unavailable) p.max_unavailable = *max_unavailable;
+    if (smoke_ms) p.smoke_ms = *smoke_ms;
+    if (patience_ms) p.patience_ms = *patience_ms;
+    return p;
+  }
 };
 
 }  // namespace coffer

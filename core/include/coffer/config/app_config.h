@@ -32,13 +32,6 @@ struct ForProcesses {
   std::vector<std::string> processes;  // empty: all
 };
 
-// [deploy]: what it does not say is absent.
-struct DeploySection {
-  std::optional<Strategy> strategy;
-  std::optional<uint32_t> max_unavailable;  // DeployPolicy::max_unavailable
-  std::optional<uint64_t> smoke_ms, patience_ms;
-};
-
 struct AppConfig {
   std::string app;                         // may be empty
   std::map<std::string, std::string> env;  // not secret
@@ -52,7 +45,7 @@ struct AppConfig {
   std::vector<ForProcesses<uint64_t>> memory;  // bytes; 0: no limit
   std::vector<ForProcesses<Port>> ports;
   std::vector<ForProcesses<Check>> checks;
-  DeploySection deploy;
+  DeployWish deploy;
   std::string release_command;   // may be empty
   std::string stop_signal;       // may be empty
   uint64_t stop_timeout_ms = 0;  // 0: not said

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "coffer/base/machine.h"
 #include "coffer/plugin_host/plugin.h"
 
 namespace coffer {
@@ -34,6 +35,9 @@ struct EngineConfig {
   // For coffer-keys: the users that are API and agents, by name or number.
   std::vector<std::string> keys_api, keys_agents;
   ApiConfig api;
+  // [deploy]: of Apps whose config says nothing; and how many Machines are booted at once.
+  DeployWish deploy;
+  size_t deploy_parallel = 16;
   // For coffer-agent: the APIs whose orders it takes, as ApiConfig::url; and the CA of those with https.
   std::vector<std::string> agent_apis;
   std::filesystem::path agent_ca;

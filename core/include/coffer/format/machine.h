@@ -13,11 +13,11 @@
 //   machine = "cfx1" app_id(16) id name desired(u8) spec_number(u64) spec(32) created_ms(u64) updated_ms(u64)
 //                                                                  signed: kMachineLabel
 //   release = "cfe2" app_id(16) number(u64) version(u64) outcome(u8) created_ms(u64) who reason why
-//             strategy(u8) max_unavailable(u32) smoke_ms(u64) patience_ms(u64) configs_of(u64) (config)*
+//             policy(u8) strategy(u8) max_unavailable(u32) smoke_ms(u64) patience_ms(u64) config(bytes)*
 //             signed: kReleaseLabel; "cfe1" ends behind reason
 //   rollout = "cfR1" app_id(16) release(u64) version(u64) stage(u8) owner beat(u64) waves(u32) hasty(u8) why
 //             step* removed*                                       signed: kRolloutLabel
-//   step    = machine name next(32) back(32) made(u8)
+//   step    = machine name next(32) back(32) made(u8) ran(u8)
 #ifndef COFFER_FORMAT_MACHINE_H
 #define COFFER_FORMAT_MACHINE_H
 
@@ -116,9 +116,8 @@ struct Release {
   uint64_t created_ms = 0;
   std::string who, reason;
   std::string why;                     // it failed
-  DeployPolicy policy;                 // of its roll-out, and of those after it
-  uint64_t configs_of = 0;             // the release whose configs hold; 0: there was none yet
-  std::vector<MachineConfig> configs;  // of each process, in a release that changed them
+  std::optional<DeployPolicy> policy;  // as an App config said, then or before; absent: none did
+  std::vector<MachineConfig> configs;  // of each process, in a release of `coffer deploy`
 };
 Bytes encode(const Release &);
 Result<Release> decode_release(ByteSpan payload);
@@ -126,19 +125,16 @@ Result<Release> decode_release(ByteSpan payload);
 // The roll-out of an App that is under way: what is needed to finish or undo it.  Where each Machine is, its
 // host knows.
 struct Rollout {
-  enum class Stage : uint8_t {
-    kPreparing = 1,  // nothing was booted
-    kForward = 2,
-    kBack = 3,
-  };
+  enum class Stage : uint8_t { kForward = 1, kBack = 2 };
   struct Step {
     std::string machine, name;
     Hash next{}, back{};  // launch specs; back zeros: there is none
     bool made = false;    // by this release: going back destroys it
+    bool ran = false;     // when the release was made
   };
   AppId app_id{};
   uint64_t release = 0, version = 0;
-  Stage stage = Stage::kPreparing;
+  Stage stage = Stage::kForward;
   std::string owner;                 // process or worker that is at work with it (base/process.h)
   uint64_t beat = 0;                 // rises while the owner lives
   uint32_t waves = 0;                // whose Machines are good

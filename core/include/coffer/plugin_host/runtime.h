@@ -51,6 +51,7 @@ struct LogQuery {
   bool follow = false;
   int64_t since_ns = 0;
   uint64_t tail = 0;  // lines; 0 = all
+  bool failed = false;  // asked of a host: of its last instance that was no good
 };
 
 class Runtime {

@@ -26,8 +26,10 @@ struct MachineSummary {
   int32_t exit_signal = 0;
   std::string message;   // why it is in this state; not printable text
   bool cut_off = false;  // a change was; the next one goes on
+  std::string drift;     // how it is not as it is wanted; empty: it is
 };
-MachineSummary summary(const MachineStatus &);
+// `newest`: the manifest that a Machine booted now would have.
+MachineSummary summary(const MachineStatus &, const Manifest &newest);
 
 // What a write did.
 struct Changes {
@@ -61,7 +63,18 @@ class Control {
   virtual Result<Secrets> secrets(const App &) = 0;
   virtual Result<Plan> plan(const App &) = 0;
   virtual Result<std::vector<VersionView>> history(const App &) = 0;
-  virtual Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) = 0;
+  // As Deployer's.
+  virtual Result<RolloutResult> rollout(const App &, const RolloutOrder &) = 0;
+  virtual Result<RolloutResult> deploy(const App &, const DeployOrder &) = 0;
+  virtual Result<RolloutResult> roll_back_release(const App &, uint64_t number, bool hasty) = 0;
+  virtual Result<RolloutResult> end_rollout(const App &, bool back) = 0;
+  struct Releases {
+    std::optional<RolloutView> under_way;
+    std::vector<Release> all;  // the newest first
+  };
+  virtual Result<Releases> releases(const App &) = 0;
+  virtual Result<uint64_t> roll_back_secrets(const App &, uint64_t version) = 0;  // answers the new version
+  virtual Result<Deployer::Purged> purge(const App &, std::string_view name) = 0;
   virtual Result<Rotated> rotate(const App &, bool now) = 0;
   // The values for a command (`coffer run`), to a process that waits for them on its host.
   virtual Result<void> hand_over(const App &, const std::set<std::string> &only, const Receiver &) = 0;
@@ -97,6 +110,7 @@ class LocalControl : public Control {
         digest_credential_(std::move(digest_credential)) {}
 
   Result<AppSummary> about(const App &);
+  Result<MachineSummary> summary_of(const App &, const MachineStatus &) const;
   Result<std::vector<AppSummary>> apps() override;
   Result<App> app(std::string_view name) override;
   Result<App> create_app(std::string_view name) override;
@@ -107,7 +121,23 @@ class LocalControl : public Control {
   Result<Secrets> secrets(const App &) override;
   Result<Plan> plan(const App &app) override { return deployer_.plan(app); }
   Result<std::vector<VersionView>> history(const App &app) override { return deployer_.history(app); }
-  Result<RolloutResult> rollout(const App &, std::string_view reason, bool force) override;
+  Result<RolloutResult> rollout(const App &app, const RolloutOrder &order) override {
+    return deployer_.rollout(app, order);
+  }
+  Result<RolloutResult> deploy(const App &app, const DeployOrder &order) override {
+    return deployer_.deploy(app, order);
+  }
+  Result<RolloutResult> roll_back_release(const App &app, uint64_t number, bool hasty) override {
+    return deployer_.roll_back_release(app, number, hasty);
+  }
+  Result<RolloutResult> end_rollout(const App &app, bool back) override {
+    return deployer_.end_rollout(app, back);
+  }
+  Result<Releases> releases(const App &) override;
+  Result<uint64_t> roll_back_secrets(const App &, uint64_t version) override;
+  Result<Deployer::Purged> purge(const App &app, std::string_view name) override {
+    return deployer_.purge(app, name);
+  }
   Result<Rotated> rotate(const App &, bool now) override;
   Result<void> hand_over(const App &app, const std::set<std::string> &only, const Receiver &to) override {
     return deployer_.hand_over(app, only, to.ticket);

@@ -4,7 +4,11 @@
 #ifndef COFFER_RELEASE_DEPLOYER_H
 #define COFFER_RELEASE_DEPLOYER_H
 
+#include <chrono>
+#include <mutex>
+
 #include "coffer/agent/machine_host.h"
+#include "coffer/base/process.h"
 #include "coffer/keys/protocol.h"
 #include "coffer/vault/vault.h"
 
@@ -13,8 +17,9 @@ namespace coffer {
 // A Machine as the vault wants it and the agent has it.
 struct MachineStatus {
   StoredMachine stored;
-  SignedSpec spec;                  // the newest launch spec
-  std::optional<MachineView> view;  // absent: this host does not have it
+  SignedSpec spec;                     // the newest launch spec
+  std::optional<MachineView> view;     // absent: this host does not have it
+  std::optional<MachineConfig> older;  // of what its instance was booted from, when that is not `spec`
 
   State now() const { return view ? view->now : State::kCreated; }
   bool started() const { return now() == State::kStarted; }
@@ -25,15 +30,42 @@ struct MachineStatus {
 
 struct MachineResult {
   std::string id, name;
-  std::string result;  // "started", "kept" (the previous instance runs), "failed", "skipped"
+  std::string result;  // "started", "kept" (the previous instance runs), "superseded" (by others), "failed",
+                       // "skipped", "removed"
 };
 
 struct RolloutResult {
   uint64_t release = 0;  // 0: there was nothing to roll out
   uint64_t version = 0;
+  uint64_t already = 0;  // nothing to roll out: that release has it, and each started Machine runs it
+  bool joined = false;   // another process rolled it out
   std::vector<MachineResult> machines;
   std::optional<Error> failed;  // the first failure, with the Machine's name
+  std::string log;              // of that Machine: its last lines, values redacted
+  bool log_withheld = false;    // `machine logs --failed` has them
+  bool unfinished = false;      // it could not be brought to its end: the next one goes on
   std::vector<std::string> warnings;
+};
+
+// What a roll-out is made for.
+struct RolloutOrder {
+  std::string reason;
+  bool force = false;  // also when no Machine waits for it
+  bool hasty = false;  // without smoke time and checks
+};
+
+// The Machines of an App config: one a process, and more where there are more.
+struct DeployOrder {
+  std::string reason = "deploy";
+  std::vector<MachineConfig> configs;  // each with its process, and its image as it was asked for
+  DeployWish policy = {};
+  bool pull = false, hasty = false;
+};
+
+// A roll-out that is under way, or was cut off.
+struct RolloutView {
+  Rollout rollout;
+  bool alive = false;  // somebody is at work with it
 };
 
 struct Rotated {
@@ -115,9 +147,53 @@ class Deployer {
   // The versions that are kept, the newest one first.
   Result<std::vector<VersionView>> history(const App &);
 
-  // A new release from the newest manifest: the App's started Machines are booted anew, one after the other.
-  // After a failure the ones already updated go back too.  Nothing to do, and not `force`d: release 0.
-  Result<RolloutResult> rollout(const App &, std::string_view reason, bool force);
+  // ---- roll-outs: rollout.cc ----
+  // A new release from the newest manifest: the App's started Machines are booted anew, in waves.  All of
+  // them are good in the end, or all go back.  Nothing to do, and not `force`d: release 0.  While another
+  // process is at work with a roll-out this waits for its end, and what that one has taken along is done.
+  Result<RolloutResult> rollout(const App &, const RolloutOrder &);
+  // The same with new configs: Machines of a process that has none yet are made, those of a process that is
+  // not among them go when all is good.  Machines without a process are left alone.
+  Result<RolloutResult> deploy(const App &, const DeployOrder &);
+  // With the configs of that release; 0: of the one before the newest that has any.
+  Result<RolloutResult> roll_back_release(const App &, uint64_t number, bool hasty);
+  // Ends a roll-out that was cut off: forward, or back.  kNotFound: there is none; kFailedPrecondition:
+  // somebody is at work with it.
+  Result<RolloutResult> end_rollout(const App &, bool back);
+  Result<std::optional<RolloutView>> under_way(const App &) const;
+  Result<std::vector<Release>> releases(const App &) const;
+
+  // ---- what roll-outs are done with ----
+  // More hosts like the one it has, to boot several Machines at once: `most`, that one included.
+  using NewHost = std::function<Result<std::unique_ptr<MachineHost>>()>;
+  void set_hosts(NewHost more, size_t most) {
+    more_hosts_ = std::move(more);
+    most_hosts_ = most;
+  }
+  // Of Apps whose configs say nothing; without this the Machines need not stay up for any time.
+  void set_policy(const DeployPolicy &policy) { policy_ = policy; }
+  // Told how far it is: by Machine, or of all ("").  In the thread of the call.
+  void set_progress(std::function<void(std::string_view machine, std::string_view step)> progress) {
+    progress_ = std::move(progress);
+  }
+  // With the owner of a roll-out that gives no sign, and with a host that is away on the way back.
+  void set_patience(std::chrono::milliseconds owner, std::chrono::milliseconds back) {
+    owner_patience_ = owner;
+    back_patience_ = back;
+  }
+  // Asked while it waits for others.
+  void set_cancelled(std::function<bool()> cancelled) { cancelled_ = std::move(cancelled); }
+
+  // ---- older secrets: plan.cc ----
+  // The secrets of an older version (0: of the one before the newest) in a new one.  Opens nothing.
+  Result<Manifest> roll_back_secrets(const App &, uint64_t version);
+  // Forgets all older versions, and with them the values that `name` had.  kFailedPrecondition: a Machine was
+  // booted with one of them.
+  struct Purged {
+    uint64_t version = 0;
+    size_t records = 0;  // forgotten, of all names
+  };
+  Result<Purged> purge(const App &, std::string_view name);
 
   // A new key pair for the App, and its newest secrets sealed for it; goes on where one was cut off.  The key
   // service opens nothing of an older epoch any more once nothing in the vault is sealed for it.  `now`: what
@@ -173,7 +249,18 @@ class Deployer {
     return done;
   }
 
-  Result<RolloutResult> roll_out(const App &, std::string_view reason, bool force);
+  struct Run;  // one roll-out, by its owner: rollout.cc
+  friend struct Run;
+  Result<RolloutResult> roll_out(const App &, const RolloutOrder &);
+  Result<RolloutResult> roll_out(const App &, const DeployOrder &, AuditEntry &);
+  // Nothing: the way is free.  Else what has become of the roll-out that was in the way.
+  Result<std::optional<RolloutResult>> clear_the_way(const App &);
+  Result<RolloutResult> go(const App &, StoredRollout, std::vector<SignedSpec> specs, bool back);
+  bool alive(const Rollout &) const;
+  Result<void> wait_for(const App &, const StoredRollout &);
+  Result<void> finish_rollout(const App &, std::vector<std::string> &warnings);
+  Result<MachineConfig> config_of(const App &, const MachineStatus &) const;
+  DeployPolicy policy_of(const std::optional<Release> &) const;
   Result<Ran> create_and_boot(const App &, MachineConfig, bool pull, const std::vector<std::string> &ids,
                               AuditEntry &);
   Result<Ran> boot_newest(const App &, const MachineStatus &, AuditEntry &);
@@ -194,13 +281,18 @@ class Deployer {
   Result<Manifest> seal_head_anew(const App &, bool drop_older, size_t &secrets);
   Result<std::vector<std::pair<Hash, Bytes>>> reseal(const App &, const Manifest &,
                                                      std::span<const Entry *const>);
-  Result<void> move_way_back(const App &, const Manifest &);
+  Result<void> move_way_back(const App &, const Manifest &, std::string_view reason);
+  static Hash undo_of(const MachineStatus &);
   Result<uint32_t> retire_epochs(const App &, const Manifest &);
   Result<void> resume(const App &, std::string_view but, std::vector<std::string> &warnings);
-  Result<Vault::Made> make_release(const App &, Manifest &, std::vector<NewSpec> &, std::string_view reason);
+  // `rollout`: its steps, in the order of the specs, begin with it.
+  Result<Vault::Made> make_release(const App &, Manifest &, std::vector<NewSpec> &, const ReleaseDraft &,
+                                   Rollout *rollout = nullptr);
   Result<BootOrder> make_machine(const App &, Manifest &, const std::string &id, MachineConfig,
                                  std::string_view reason, uint64_t &release);
   Result<BootOrder> order(const App &, SignedSpec spec);
+  Result<std::shared_ptr<const Manifest>> manifest_at(const App &, uint64_t version);
+  static std::string new_machine_id();
   Result<std::optional<BootOrder>> way_back(const App &, const MachineStatus &);
   Result<void> take_away(const App &, const std::string &machine);
   Result<void> undo_creation(const App &, const std::string &machine, uint64_t release);
@@ -211,6 +303,18 @@ class Deployer {
   std::string who_;
   const AuditLog *audit_;
   bool without_keys_ = false;
+  NewHost more_hosts_;
+  size_t most_hosts_ = 1;
+  DeployPolicy policy_ = {.smoke_ms = 0};
+  std::function<void(std::string_view, std::string_view)> progress_;
+  std::function<bool()> cancelled_;
+  std::chrono::milliseconds owner_patience_{60'000}, back_patience_{60'000};
+  // Of a roll-out; another one than of any other Deployer.
+  std::shared_ptr<const std::string> owner_ = worker_identity();
+  // Vault and keys are asked by the threads that boot: one at a time.
+  std::unique_ptr<std::mutex> asking_ = std::make_unique<std::mutex>();
+  // Manifests that boots of one release have in common.
+  std::map<uint64_t, std::shared_ptr<const Manifest>> manifests_;
 };
 
 }  // namespace coffer

@@ -60,7 +60,20 @@ struct StoredMachine {
 struct NewSpec {
   StoredMachine machine;  // revision 0: a new Machine
   MachineConfig config;
-  Hash undo{};  // its last good spec; zeros: none
+  Hash undo{};             // its last good spec; zeros: none
+  bool as_wanted = false;  // not booted: one that is stopped stays so
+};
+
+// What a release is made for.
+struct ReleaseDraft {
+  std::string reason;
+  std::optional<DeployPolicy> policy = {};  // absent: that of the release before
+  std::vector<MachineConfig> configs = {};  // of the App config's processes, when these hold from now on
+};
+
+struct StoredRollout {
+  Rollout rollout;
+  uint64_t revision = 0;
 };
 
 struct Finding {
@@ -95,6 +108,11 @@ class Vault {
   // Signed headers first..last, both included.
   Result<std::vector<Bytes>> headers(const App &, uint64_t first, uint64_t last) const;
 
+  // A new manifest with the secrets that `old` has: the same records, of which nothing is opened.  An entry
+  // that the head has as well stays as it is, the others count as set now.  Nothing: the head has moved.
+  // Unchanged: `head` itself.  REQUIRES: `old` is retained().
+  Result<std::optional<Manifest>> roll_back(const App &, const Manifest &head, const Manifest &old,
+                                            std::string_view who);
   // Once more what `head` holds, as a later version: what was between them is not in this vault.
   // REQUIRES: version > head.version().
   Result<Manifest> restore_head(const App &, const Manifest &head, uint64_t version, std::string_view who);
@@ -105,6 +123,7 @@ class Vault {
   Result<App> replace_key(const App &, ByteSpan signed_key);
   // Records that are in the vault, needed or not, and sealed for an older epoch than the App's; with it.
   Result<std::map<Hash, uint32_t>> old_records(const App &) const;
+  Result<size_t> count_records(const App &) const;
   // Of the last sweep; 0: there was none.
   Result<uint64_t> sweep_revision(const App &) const;
   // Records that no manifest names yet: the next sweep would take them.
@@ -120,17 +139,33 @@ class Vault {
 
   // ---- Machines and releases ----
   Result<std::vector<StoredMachine>> machines(const App &) const;
+  Result<bool> wanted(const App &, const std::string &machine) const;  // it is to be started
   Result<SignedSpec> spec(const App &, const MachineRecord &, uint64_t number) const;
   Result<SignedSpec> spec_by_hash(const App &, const MachineRecord &, const Hash &) const;
-  // A new release: the next launch spec of each Machine from `manifest`, in one commit.
+  // A new release: the next launch spec of each Machine from `manifest`, in one commit.  kAborted: others
+  // were faster.
   struct Made {
     Release release;
     std::vector<SignedSpec> specs;  // in the order of `machines`
+    StoredRollout rollout;
   };
+  // `rollout`: it begins as well, with these steps in the order of `machines`; kAborted when another one is
+  // under way.
   Result<Made> release(const App &, const Manifest &manifest, const std::vector<NewSpec> &machines,
-                       std::string_view reason, std::string_view who);
+                       const ReleaseDraft &, std::string_view who, const Rollout *rollout = nullptr);
   Result<void> finish_release(const App &, uint64_t number, ReleaseOutcome);
   Result<std::vector<Release>> releases(const App &) const;
+  Result<std::optional<Release>> release(const App &, uint64_t number) const;
+  Result<std::optional<Release>> newest_release(const App &) const;
+
+  Result<std::optional<StoredRollout>> rollout(const App &) const;
+  // The next state of it; kAborted: it has ended, or another process has taken it.
+  Result<void> keep_rollout(const App &, StoredRollout &);
+  // Its end, and its release's.  When it is done: `removed` are to be destroyed, and stopped Machines get the
+  // launch specs `parked`.
+  Result<void> end_rollout(const App &, const StoredRollout &, ReleaseOutcome, const Manifest &,
+                           const std::vector<NewSpec> &parked);
+
   Result<StoredMachine> set_desired(const App &, const std::string &machine, Desired);
   Result<void> remove_machine(const App &, const std::string &machine);
 
@@ -152,6 +187,8 @@ class Vault {
   Result<uint64_t> commit(std::string_view space, Batch batch);
   Result<Manifest> load(const App &, std::string_view what, Bytes envelope, uint64_t revision) const;
   Result<Bytes> immutable(const App &, std::string_view kind, const Hash &) const;
+  SignedSpec next_spec(const App &, const Manifest &, const NewSpec &, uint64_t release, uint64_t now,
+                       Batch &);
   Result<std::vector<HashedHeader>> chain(const App &, const HashedHeader &newest, uint64_t oldest) const;
   static Manifest after(const App &, const Manifest &old, std::string_view who);
   Result<std::optional<Manifest>> commit_after(const App &, const Manifest &old, Manifest next, Batch named);
