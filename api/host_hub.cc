@@ -41,6 +41,14 @@ HostHub::~HostHub() {
   watcher_.join();
 }
 
+void HostHub::remind() {
+  {
+    const std::lock_guard lock(mutex_);
+    news_ = news_ || sessions_ > 0;
+  }
+  changed_.notify_all();
+}
+
 void HostHub::tell() {
   std::unique_lock lock(mutex_);
   for (;;) {

@@ -26,6 +26,9 @@ class HostHub {
   explicit HostHub(Config);
   ~HostHub();  // REQUIRES: nobody is in serve() or host() any more
 
+  // `came` is called once more, if a host is there.
+  void remind();
+
   // The upgraded connection of a GET kSessionPath, until it ends.
   void serve(http::Duplex &);
   // One of the hosts that are connected, for one request.  kUnavailable: none is, and none was within

@@ -3,6 +3,10 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <poll.h>
+
+#include <algorithm>
+
 #include "../cli/home.h"
 #include "admission.h"
 #include "coffer/base/log.h"
@@ -125,9 +129,19 @@ Result<void> serve(const std::string &engine) {
   log(LogLevel::kInfo, "api",
       "listens at " + (config.api.socket.empty() ? config.api.listen : config.api.socket.string()));
   notify_service_manager("READY=1");
-  signalfd_siginfo got;
-  while (::read(stop_fd, &got, sizeof got) < 0 && errno == EINTR) {
-  }
+  // What a request had to leave, because the host's platform was away.
+  const auto left_over = [&] {
+    const auto seat = seats.take();
+    const auto apps = seat ? (*seat)->vault.apps() : Result<std::vector<AppEntry>>();
+    return apps && std::ranges::any_of(*apps, [&](const AppEntry &app) {
+             const auto has = (*seat)->vault.has_rollout(app.app_id);
+             return has && *has;
+           });
+  };
+  constexpr int kLookMs = 5000;
+  pollfd stop{stop_fd, POLLIN, 0};
+  while (::poll(&stop, 1, kLookMs) <= 0)
+    if (left_over()) hub.remind();
   notify_service_manager("STOPPING=1");
   server->stop();
   log(LogLevel::kInfo, "api", "ended");

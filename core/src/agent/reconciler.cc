@@ -157,11 +157,15 @@ Result<void> Reconciler::glance() {
   std::erase_if(machines_, [&](const auto &m) {
     return std::ranges::none_of(states, [&](const MachineState &s) { return s.machine == m.first; });
   });
+  std::set<AppId> left, asked;
+  for (const MachineState &s : states)
+    if (asked.insert(s.app_id).second)
+      if (const auto is = config_.orders->left_over(s.app_id); is && *is) left.insert(s.app_id);
   const auto cut_off = [&](const MachineState &s) {
     if (config_.agent->busy(s)) return false;
     // A command lets go of the lease between its announcement and its deed, for a moment.
     const bool announced = s.pending || s.state == State::kStarting || s.state == State::kStopping;
-    return !s.lease_owner.empty() || !s.leftovers.empty() ||
+    return !s.lease_owner.empty() || !s.leftovers.empty() || left.contains(s.app_id) ||
            (announced && machines_[s.machine].updated_ms == s.updated_ms);
   };
   if (std::ranges::any_of(states, cut_off)) {

@@ -267,6 +267,11 @@ Result<std::optional<StoredRollout>> Vault::rollout(const App &app) const {
   return StoredRollout{*std::move(r), stored->revision};
 }
 
+Result<bool> Vault::has_rollout(const AppId &app) const {
+  COFFER_TRY(const auto stored, storage_.get(layout::space(app), std::string(layout::kRolloutKey)));
+  return stored.has_value();
+}
+
 Result<void> Vault::keep_rollout(const App &app, StoredRollout &r) {
   const std::string key(layout::kRolloutKey);
   Batch b;

@@ -35,6 +35,8 @@ class Orders {
   // Finishes or undoes what processes that died have left of the Machine's App, and boots what they had
   // stopped. Answers what could not be booted.
   virtual Result<std::vector<std::string>> finish_cut_off(const MachineState &) = 0;
+  // Something was left that the state of no Machine shows.
+  virtual Result<bool> left_over(const AppId &) { return false; }
   virtual Result<Wanted> look_at(const MachineState &) = 0;
   // These two are about the Machine that look_at() was asked for last, and its instance.
   virtual Result<RestartPolicy> restart_policy() = 0;  // of what it was booted from

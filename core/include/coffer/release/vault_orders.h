@@ -12,6 +12,7 @@ class VaultOrders : public Orders {
   // REQUIRES: both outlive it.
   VaultOrders(Vault &vault, Deployer &deployer) : vault_(vault), deployer_(deployer) {}
   Result<std::vector<std::string>> finish_cut_off(const MachineState &) override;
+  Result<bool> left_over(const AppId &app) override { return vault_.has_rollout(app); }
   Result<Wanted> look_at(const MachineState &) override;
   Result<RestartPolicy> restart_policy() override;
   Result<BootOutcome> boot_ended() override;

@@ -159,6 +159,7 @@ class Vault {
   Result<std::optional<Release>> newest_release(const App &) const;
 
   Result<std::optional<StoredRollout>> rollout(const App &) const;
+  Result<bool> has_rollout(const AppId &) const;  // not checked: whoever acts on it reads it
   // The next state of it; kAborted: it has ended, or another process has taken it.
   Result<void> keep_rollout(const App &, StoredRollout &);
   // Its end, and its release's.  When it is done: `removed` are to be destroyed, and stopped Machines get the
