@@ -285,6 +285,70 @@ TEST_P(ControlTest, ARolloutBootsAnewAndOneThatFailsGoesBack) {
   EXPECT_GT(control().rollout(app, {"again", true}).value().release, 0u);
 }
 
+TEST_P(ControlTest, AnAppConfigIsDeployedAndReleasesGoBack) {
+  const App app = create("web");
+  ASSERT_TRUE(ok(set(app, {{"A", "long enough"}})));
+  MachineConfig config;
+  config.process = "worker";
+  config.image = config.image_name = "host";
+  config.env = {{"MODE", "one"}};
+  const DeployWish policy{.strategy = Strategy::kImmediate, .smoke_ms = 1};
+  auto out = control().deploy(app, {.configs = {config}, .policy = policy});
+  ASSERT_TRUE(ok(out));
+  ASSERT_FALSE(out->failed) << out->failed->message;
+  EXPECT_EQ(out->release, 1u);
+  MachineSummary m = control().machine(app, "worker").value();
+  EXPECT_EQ(variable(m, "MODE"), "one");
+  EXPECT_EQ(m.drift, "");
+  EXPECT_EQ(control().deploy(app, {.configs = {config}, .policy = policy})->release, 0u);
+
+  config.env = {{"MODE", "two"}};
+  ASSERT_TRUE(ok(control().deploy(app, {.configs = {config}, .policy = policy})));
+  EXPECT_EQ(variable(m, "MODE"), "two");
+
+  // One that fails has its reason and its log told.
+  config.env = {{"CHATTY", "yes"}, {"DIES", "9"}};
+  const auto bad = control().deploy(app, {.configs = {config}, .policy = {.smoke_ms = 10'000}});
+  ASSERT_TRUE(ok(bad));
+  ASSERT_TRUE(bad->failed);
+  EXPECT_THAT(bad->failed->message, HasSubstr("ended with exit code 9"));
+  EXPECT_THAT(bad->log, HasSubstr("A is [redacted]"));
+  EXPECT_EQ(variable(m, "MODE"), "two");
+
+  ASSERT_TRUE(ok(control().roll_back_release(app, 0, false)));
+  EXPECT_EQ(variable(m, "MODE"), "one");
+  EXPECT_THAT(control().roll_back_release(app, 99, false), Fails(ErrorCode::kNotFound, "no release 99"));
+  EXPECT_THAT(control().end_rollout(app, true), Fails(ErrorCode::kNotFound, "no roll-out"));
+  const auto releases = control().releases(app);
+  ASSERT_TRUE(ok(releases));
+  EXPECT_FALSE(releases->under_way);
+  ASSERT_THAT(releases->all, SizeIs(4));
+  EXPECT_EQ(releases->all[0].reason, "rollback to release 1");
+  EXPECT_EQ(releases->all[1].outcome, ReleaseOutcome::kFailed);
+  EXPECT_EQ(releases->all[1].why, bad->failed->message);
+  EXPECT_EQ(releases->all[3].configs.at(0).image_name, "host");
+}
+
+TEST_P(ControlTest, SecretsGoBackAndOlderOnesAreForgotten) {
+  const App app = create("web");
+  ASSERT_TRUE(ok(set(app, {{"A", "1"}})));
+  const MachineSummary m = run(app, "one");
+  ASSERT_TRUE(ok(set(app, {{"A", "2"}})));
+  EXPECT_EQ(control().roll_back_secrets(app, 0).value(), 4u);
+  EXPECT_EQ(control().roll_back_secrets(app, 3).value(), 5u);
+  EXPECT_THAT(control().roll_back_secrets(app, 77), Fails(ErrorCode::kNotFound, "does not keep version 77"));
+  EXPECT_THAT(control().purge(app, "A"),
+              Fails(ErrorCode::kFailedPrecondition, "runs with an older value of A"));
+  EXPECT_EQ(control().machine(app, "one")->drift, "secrets v2, newest v5");
+  ASSERT_TRUE(ok(control().rollout(app, {"again"})));
+  EXPECT_EQ(variable(m, "A"), "2");
+  const auto purged = control().purge(app, "A");
+  ASSERT_TRUE(ok(purged));
+  EXPECT_EQ(purged->records, 1u);
+  EXPECT_EQ(control().history(app)->size(), 1u);
+  EXPECT_THAT(control().purge(app, "NONE"), Fails(ErrorCode::kNotFound, "keeps no value of the secret NONE"));
+}
+
 TEST_P(ControlTest, ARotationSealsAnewAndWhatWasSealedBeforeIsRefused) {
   const App app = create("web");
   ASSERT_TRUE(ok(set(app, {{"A", "1"}, {"B", "1"}})));

@@ -107,7 +107,7 @@ for name in "${!value[@]}"; do [ "$name" = FIRST ] || bind+=(--file "$guest/$nam
 ok coffer secrets set -a web --stage ROTATED=r1
 ok coffer machine run -a web --name one -e PLAIN=plain -e FIRST=plain --file "$guest/BINARY=BINARY:0440" -j "$image" -- \
   sh -c 'base64 </proc/self/environ; echo ready >&2; exec sleep 1000000'
-json 'del(.runtime) | keys == ["created_at", "id", "image", "instance_id", "name", "release", "secrets_version", "state", "updated_at"]'
+json 'del(.runtime) | keys == ["created_at", "drift", "id", "image", "instance_id", "name", "release", "secrets_version", "state", "updated_at"]'
 json --arg i "$image" '.name == "one" and .state == "started" and .image == $i and .release > 0 and (.instance_id | length) > 0'
 if embedded; then json --arg r "runtime-$runtime" '.runtime == $r'; fi
 grep -q 'Warning: .*FIRST' "$OUTPUTS/err" || failed "no warning of the variable that is given twice"

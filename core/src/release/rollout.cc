@@ -100,10 +100,15 @@ struct Deployer::Run {
              return m.record.id == machine && m.record.desired != Desired::kDestroyed;
            });
   }
+  bool unwanted(const std::string &machine) {
+    const std::lock_guard lock(*d.asking_);
+    const auto wanted = d.vault_.wanted(app, machine);
+    return wanted && !*wanted;
+  }
   Result<void> grant(size_t i) {
     COFFER_TRY(const BootOrder next, order(i, step(i).next));
     const std::lock_guard lock(*d.asking_);
-    return d.keys_.grant(app.id(), step(i).machine, d.host_.host(), next.spec);
+    return d.keys_.grant(app.id(), step(i).machine, host_key, next.spec);
   }
 
   // ---- forward ----
@@ -126,7 +131,8 @@ struct Deployer::Run {
     if (!booted && booted.error().code == ErrorCode::kUnavailable) host.renew();
     const Error *why = !booted ? &booted.error() : booted->failed ? &*booted->failed : nullptr;
     // A newer launch spec got there first, and its manifest has this change too; or it was stopped meanwhile.
-    const bool aside = why && (why->code == ErrorCode::kAborted || (!booted && gone(s.machine)));
+    const bool aside = why && (booted ? why->code == ErrorCode::kAborted && unwanted(s.machine)
+                                      : why->code == ErrorCode::kAborted || gone(s.machine));
     MachineResult &result = out.machines[i];
     if (!why) {
       result.result = "started";
@@ -147,6 +153,7 @@ struct Deployer::Run {
   }
 
   Result<void> forward() {
+    if (std::ranges::any_of(r().steps, &Rollout::Step::made)) host_key = d.host_.host();
     const std::vector<size_t> waves = waves_of(r().steps.size(), policy);
     size_t at = 0;
     for (size_t w = 0; w < waves.size(); at += waves[w++]) {
@@ -338,6 +345,7 @@ struct Deployer::Run {
   std::vector<SignedSpec> specs;  // of the steps, when they were made just now
   const bool resumed;
   Crew crew;
+  PublicKey host_key{};
   DeployPolicy policy;
   Probation probation;
   std::mutex mutex;
