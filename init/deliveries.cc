@@ -36,7 +36,7 @@ std::string text(coffer_str s, const char *what) {
 
 Places check_deliveries(const coffer_machine_spec &spec) {
   Places out;
-  std::set<std::string> seen;
+  std::set<std::string> seen, folders;
   for (size_t i = 0; i < spec.n_deliveries; ++i) {
     const coffer_delivery &d = *spec.deliveries[i];
     const std::string name(view(d.name)), number = std::to_string(i + 1);
@@ -53,8 +53,25 @@ Places check_deliveries(const coffer_machine_spec &spec) {
     if (!seen.insert(name).second) throw invalid("guest path " + name + " is given twice");
     if (d.mode > 0777) throw invalid("the mode of guest path " + name + " is over 0777");
     out.files.push_back(name);
+    if (!(d.flags & COFFER_DLV_FOLDER)) continue;
+    const std::string folder = folder_of(name);
+    if (folder.empty())
+      throw invalid("guest path " + name + " is in the root, which cannot be replaced as a whole");
+    if (name.compare(folder.size() + 1, 2, "..") == 0)
+      throw invalid("guest path " + name + " begins with '..', as only names of the folder's own do");
+    folders.insert(folder);
   }
   std::sort(out.files.begin(), out.files.end());
+  out.folders.assign(folders.begin(), folders.end());
+  for (size_t i = 0; i < spec.n_deliveries; ++i) {
+    const coffer_delivery &d = *spec.deliveries[i];
+    if (d.via != COFFER_VIA_TMPFS) continue;
+    const std::string name(view(d.name)), own = folder_of(name);
+    for (const std::string &folder : out.folders)
+      if (name.starts_with(folder + "/") && (folder != own || !(d.flags & COFFER_DLV_FOLDER)))
+        throw invalid("folder " + folder + " is replaced as a whole, so guest path " + name +
+                      " cannot be in it");
+  }
   for (const std::string &file : out.files)
     for (const std::string &other : out.files)
       if (other.starts_with(file + "/")) throw invalid("guest path " + file + " is a folder of " + other);
@@ -121,6 +138,28 @@ sdk::SecureBuffer build_frame(std::string_view instance_id, const Places &announ
   sdk::SecureBuffer frame(write(nullptr, 0));
   write(frame.data(), frame.size());
   return frame;
+}
+
+std::map<std::string, std::vector<const coffer_delivery *>> check_update(
+    const Places &announced, const coffer_delivery *const *deliveries, size_t n) {
+  std::map<std::string, std::vector<const coffer_delivery *>> out;
+  std::set<std::string> given;
+  for (size_t i = 0; i < n; ++i) {
+    const std::string name(view(deliveries[i]->name));
+    if (deliveries[i]->via == COFFER_VIA_TMPFS && given.insert(name).second)
+      out[folder_of(name)].push_back(deliveries[i]);
+  }
+  std::set<std::string> wanted;
+  for (const std::string &file : announced.files)
+    if (std::binary_search(announced.folders.begin(), announced.folders.end(), folder_of(file)) &&
+        out.contains(folder_of(file)))
+      wanted.insert(file);
+  if (given.size() != n || given.empty() || given != wanted)
+    throw invalid("the files are not all those of folders that can be replaced, as they were announced");
+  for (size_t i = 0; i < n; ++i)
+    if (deliveries[i]->mode > 0777)
+      throw invalid("the mode of guest path " + std::string(view(deliveries[i]->name)) + " is over 0777");
+  return out;
 }
 
 Probe read_probe(const coffer_probe_spec &spec) {

@@ -8,6 +8,7 @@
 #define COFFER_DELIVERIES_H
 #include <coffer/runtime.hpp>
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,9 +28,12 @@ std::string text(coffer_str, const char *what);
 struct Places {
   std::vector<std::string> variables;  // in the order of the spec
   std::vector<std::string> files;      // ascending as bytes: the order of a boot frame
+  std::vector<std::string> folders;    // those of files with COFFER_DLV_FOLDER, ascending
 };
+// The folder of a file; "" for one in the root.
+inline std::string folder_of(std::string_view path) { return std::string(path.substr(0, path.rfind('/'))); }
 // Refuses bad names and paths, one given twice, a path that is a folder of another, a mode over 0777, an
-// unknown way.
+// unknown way, a folder that holds more than files of its own.
 Places check_deliveries(const coffer_machine_spec &);
 
 // "NAME=VALUE" for each plain variable.  Refuses bad names, one given twice, a NUL byte.
@@ -43,6 +47,10 @@ std::vector<std::pair<std::string, std::string>> labels(const coffer_machine_spe
 enum class FrameOf { kAll, kEnvOnly };
 sdk::SecureBuffer build_frame(std::string_view instance_id, const Places &announced,
                               const coffer_delivery *const *deliveries, size_t n, FrameOf = FrameOf::kAll);
+
+// What update() was given, by folder.  Refuses files that are not all those of their folders.
+std::map<std::string, std::vector<const coffer_delivery *>> check_update(
+    const Places &announced, const coffer_delivery *const *deliveries, size_t n);
 
 struct Probe {
   uint32_t port = 0;

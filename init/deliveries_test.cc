@@ -207,6 +207,52 @@ TEST(Deliveries, OwnersReachTheFrame) {
   EXPECT_EQ(e.gid, 2000u);
 }
 
+// ---- folders that are replaced as a whole ----
+Delivery in_folder(std::string path) {
+  Delivery d = file(std::move(path), "new");
+  d.flags |= COFFER_DLV_FOLDER;
+  return d;
+}
+
+TEST(Folders, AreThoseOfTheirFiles) {
+  const Places p = check({in_folder("/s/b"), file("/alone"), in_folder("/s/a"), in_folder("/t/u/c")});
+  EXPECT_THAT(p.folders, ElementsAre("/s", "/t/u"));
+  EXPECT_THAT(p.files, ElementsAre("/alone", "/s/a", "/s/b", "/t/u/c"));
+}
+
+TEST(Folders, HoldNothingElse) {
+  for (const Delivery &other : {file("/s/b"), file("/s/sub/b"), in_folder("/s/sub/b"), in_folder("/s/..data"),
+                                in_folder("/s/..b"), in_folder("/b")})
+    EXPECT_THROW(check({in_folder("/s/a"), other}), sdk::Error) << other.name;
+}
+
+TEST(Folders, AreUpdatedWithAllTheirFilesAndNoOthers) {
+  const Places p = check({in_folder("/s/b"), in_folder("/s/a"), in_folder("/t/c"), file("/alone")});
+  const auto folders = [&](const std::vector<Delivery> &given) {
+    const Raw raw(given);
+    std::vector<std::string> out;
+    for (const auto &[folder, files] : check_update(p, raw.pointers.data(), raw.pointers.size()))
+      out.push_back(folder + " " + std::to_string(files.size()));
+    return out;
+  };
+  const Delivery a = in_folder("/s/a"), b = in_folder("/s/b"), c = in_folder("/t/c");
+  EXPECT_THAT(folders({a, b}), ElementsAre("/s 2"));
+  EXPECT_THAT(folders({c, b, a}), ElementsAre("/s 2", "/t 1"));
+  Delivery variable = a, mode = a;
+  variable.via = COFFER_VIA_ENV;
+  mode.mode = 01000;
+  for (const std::vector<Delivery> &bad : {std::vector<Delivery>{},
+                                           {a},
+                                           {a, a},
+                                           {a, c},
+                                           {a, b, in_folder("/s/d")},
+                                           {a, b, in_folder("/u/d")},
+                                           {a, b, file("/alone")},
+                                           {a, b, variable},
+                                           {mode, b}})
+    EXPECT_THROW(folders(bad), sdk::Error);
+}
+
 // ---- probes ----
 coffer_probe_spec probe_spec(uint32_t kind, uint32_t port, std::string_view method = "",
                              std::string_view path = "") {

@@ -124,6 +124,7 @@ std::string encode(const Places &p) {
   Object o;
   o.set("variables", array_of(p.variables));
   o.set("files", array_of(p.files));
+  if (!p.folders.empty()) o.set("folders", array_of(p.folders));
   std::ostringstream out;
   o.stringify(out);
   return out.str();
@@ -133,10 +134,14 @@ Places decode_places(const std::string &text) {
   try {
     Poco::JSON::Parser parser;
     const Json o = parser.parse(text).extract<Json>();
-    return {texts(o, "variables"), texts(o, "files")};
+    return {texts(o, "variables"), texts(o, "files"), texts(o, "folders")};
   } catch (const Poco::Exception &) {
     throw Error{COFFER_DATA_LOSS, "the container's label " + std::string(kPlacesLabel) + " is damaged"};
   }
+}
+
+bool in_folder(const Places &p, const std::string &file) {
+  return std::binary_search(p.folders.begin(), p.folders.end(), runtime::folder_of(file));
 }
 
 // ---- images ----
@@ -159,7 +164,8 @@ Image read_image(const Json &o) {
 // ---- create ----
 
 Request create_request(const coffer_machine_spec &spec, const Image &image, const Places &places,
-                       const std::string &init, const std::vector<std::string> &file_paths) {
+                       const std::string &init, const std::vector<std::string> &file_paths,
+                       const std::vector<std::string> &folder_paths) {
   const std::string instance(view(spec.instance_id));
   // As with `docker run`: another entrypoint drops the image's command too.
   std::vector<std::string> entrypoint = words(spec.entrypoint, spec.n_entrypoint, "the entrypoint");
@@ -197,7 +203,9 @@ Request create_request(const coffer_machine_spec &spec, const Image &image, cons
   Array::Ptr mounts = new Array;
   mounts->add(bind_mount(init, kInitPath, true));
   for (size_t i = 0; i < places.files.size(); ++i)
-    mounts->add(bind_mount(file_paths[i], places.files[i], true));
+    if (!in_folder(places, places.files[i])) mounts->add(bind_mount(file_paths[i], places.files[i], true));
+  for (size_t i = 0; i < places.folders.size(); ++i)
+    mounts->add(bind_mount(folder_paths[i], places.folders[i], true));
   for (size_t i = 0; i < spec.n_mounts; ++i) {
     const coffer_mount &m = *spec.mounts[i];
     const std::string source(view(m.source)), target(view(m.target));

@@ -19,6 +19,8 @@ inline constexpr char kInstanceLabel[] = "coffer.runtime.instance", kNameLabel[]
 // What was announced at create, as it stands in the container's label.
 std::string encode(const runtime::Places &);
 runtime::Places decode_places(const std::string &);
+// Does this file go with its folder, or is it mounted alone?
+bool in_folder(const runtime::Places &, const std::string &file);
 
 // What the engine says of an image (GET /images/X/json).
 struct Image {
@@ -28,13 +30,15 @@ struct Image {
 };
 Image read_image(const Json &);
 
-// The body of POST /containers/create.  `file_paths`: where the files of `places` lie on the host.
+// The body of POST /containers/create.  `file_paths`, `folder_paths`: where the files and folders of `places`
+// lie on the host.
 struct Request {
   std::string container_name;
   std::string body;  // JSON
 };
 Request create_request(const coffer_machine_spec &, const Image &, const runtime::Places &,
-                       const std::string &init, const std::vector<std::string> &file_paths);
+                       const std::string &init, const std::vector<std::string> &file_paths,
+                       const std::vector<std::string> &folder_paths);
 
 // An inspected container (GET /containers/X/json).
 struct Container {

@@ -98,13 +98,11 @@ int signal_number(std::string_view name) {
   int number = 0;
   if (const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
       !name.empty() && error == std::errc() && end == name.data() + name.size())
-    return number;
+    return number > 0 && number < NSIG ? number : 0;
   if (name.starts_with("SIG")) name.remove_prefix(3);
-  static const std::map<std::string_view, int> kKnown = {
-      {"TERM", SIGTERM}, {"INT", SIGINT},   {"QUIT", SIGQUIT},  {"HUP", SIGHUP},
-      {"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"WINCH", SIGWINCH}};
-  const auto at = kKnown.find(name);
-  return at == kKnown.end() ? 0 : at->second;
+  for (int s = 1; s < 32; ++s)
+    if (const char *known = ::sigabbrev_np(s); known && name == known) return s;
+  return 0;
 }
 
 // True when the process does nothing at all about the signal: neither catches nor blocks nor ignores it.  As
@@ -207,15 +205,22 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
       const std::string target(view(spec.mounts[i]->target));
       if (std::find(places.files.begin(), places.files.end(), target) != places.files.end())
         throw Error{COFFER_INVALID_ARGUMENT, "guest path " + target + " is given twice"};
+      for (const std::string &folder : places.folders)
+        if ((target + "/").starts_with(folder + "/"))
+          throw Error{COFFER_INVALID_ARGUMENT, "folder " + folder + " is replaced as a whole, so " + target +
+                                                   " cannot be mounted in it"};
     }
     check_init();
     const std::string reference = runtime::text(spec.image, "the image");
     const Image image = find_image(engine_, call, reference);
-    std::vector<std::string> paths;
+    std::vector<std::string> paths, folders;
     for (size_t i = 0; i < places.files.size(); ++i) paths.push_back(secret_files().path(instance, i));
-    const Request request = create_request(spec, image, places, init_, paths);
+    for (size_t i = 0; i < places.folders.size(); ++i)
+      folders.push_back(secret_files().folder_path(instance, i));
+    const Request request = create_request(spec, image, places, init_, paths, folders);
 
-    const Fd held = places.files.empty() ? Fd() : secret_files().prepare(instance, paths.size());
+    const Fd held =
+        places.files.empty() ? Fd() : secret_files().prepare(instance, paths.size(), folders.size());
     const Answer a = engine_.call(call, "POST", "/containers/create?name=" + escaped(request.container_name),
                                   request.body);
     if (a.status == 409) {
@@ -309,6 +314,29 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     }
     remove_files(h.instance);
     notes_.remove(h.instance);
+  }
+
+  // The folder is mounted, so what changes in it on the host changes in the container.
+  void update(const Call &call, std::string_view handle, const coffer_delivery *const *deliveries, size_t n,
+              std::string_view signal) override {
+    const Handle h = Handle::decode(handle);
+    const Fd turn = notes_.lock(call, h.instance);
+    const std::optional<Container> c = find(call, h.container);
+    if (!c) {
+      notes_.remove(h.instance);
+      throw Error{COFFER_NOT_FOUND, "the instance is gone"};
+    }
+    if (state_of(*c, false) != COFFER_M_STARTED)
+      throw Error{COFFER_FAILED_PRECONDITION, "the Machine is not started"};
+    const runtime::Places places = decode_places(c->places);
+    const auto by_folder = runtime::check_update(places, deliveries, n);
+    if (!signal.empty() && !signal_number(signal))
+      throw Error{COFFER_INVALID_ARGUMENT, "signal '" + std::string(signal) + "' is not known"};
+    for (const auto &[folder, files] : by_folder) replace_folder(call, *c, places, folder, files);
+    if (signal.empty()) return;
+    const Answer a = engine_.call(
+        call, "POST", "/containers/" + h.container + "/kill?signal=" + escaped(std::string(signal)));
+    if (!a.ok()) throw refusal(a, "the signal cannot be sent");
   }
 
   // ---- what is ----
@@ -534,6 +562,7 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
     if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
     if (id == COFFER_RUNTIME_EVENTS_ID) return &kEvents;
     if (id == COFFER_RUNTIME_PROBE_ID) return &kProbe;
+    if (id == COFFER_RUNTIME_UPDATE_ID) return &kUpdate;
     return Runtime::interface(id);
   }
 
@@ -631,19 +660,36 @@ class RuntimeDocker final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPF
 
   void deliver_files(const Call &call, const Container &c, const runtime::Places &places,
                      const coffer_delivery *const *deliveries, size_t n) {
-    if (places.files.empty()) return;
-    std::optional<std::pair<uint32_t, uint32_t>> user;
+    std::map<std::string, std::vector<const coffer_delivery *>> by_folder;
+    const SecretFiles::Owner owner = owner_in(call, c);
     for (size_t i = 0; i < places.files.size(); ++i) {
       const auto *const *at = std::find_if(deliveries, deliveries + n, [&](const coffer_delivery *d) {
         return d->via == COFFER_VIA_TMPFS && view(d->name) == places.files[i];
       });
-      uint32_t uid = (*at)->uid, gid = (*at)->gid;
-      if (!((*at)->flags & COFFER_DLV_OWNER)) {
-        if (!user) user = user_of(call, c);
-        std::tie(uid, gid) = *user;
+      if (in_folder(places, places.files[i])) {
+        by_folder[runtime::folder_of(places.files[i])].push_back(*at);
+        continue;
       }
+      const auto [uid, gid] = owner(**at);
       secret_files().fill(c.instance, i, **at, uid, gid);
     }
+    for (const auto &[folder, files] : by_folder) replace_folder(call, c, places, folder, files);
+  }
+
+  void replace_folder(const Call &call, const Container &c, const runtime::Places &places,
+                      const std::string &folder, const std::vector<const coffer_delivery *> &files) {
+    const auto at = std::lower_bound(places.folders.begin(), places.folders.end(), folder);
+    secret_files().replace(c.instance, static_cast<size_t>(at - places.folders.begin()), files,
+                           owner_in(call, c));
+  }
+
+  // The container's user is looked up once, and not before it is needed.
+  SecretFiles::Owner owner_in(const Call &call, const Container &c) {
+    return [&, user = std::optional<std::pair<uint32_t, uint32_t>>()](const coffer_delivery &d) mutable {
+      if (d.flags & COFFER_DLV_OWNER) return std::pair(d.uid, d.gid);
+      if (!user) user = user_of(call, c);
+      return *user;
+    };
   }
 
   // uid and gid of the container's user; names are looked up in the image's own /etc.
@@ -1007,7 +1053,8 @@ constexpr coffer_option kDockerConfig =
 constexpr const coffer_option *kOptions[] = {&kEndpoint, &kInit, &kFiles, &kDockerConfig};
 constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0},        {COFFER_RUNTIME_LOGS_ID, 0},
                                                 {COFFER_RUNTIME_EXEC_ID, 0},   {COFFER_RUNTIME_IMAGES_ID, 0},
-                                                {COFFER_RUNTIME_EVENTS_ID, 0}, {COFFER_RUNTIME_PROBE_ID, 0}};
+                                                {COFFER_RUNTIME_EVENTS_ID, 0}, {COFFER_RUNTIME_PROBE_ID, 0},
+                                                {COFFER_RUNTIME_UPDATE_ID, 0}};
 constexpr coffer_descriptor kDescriptor = {sizeof(coffer_descriptor),
                                            COFFER_PLUGIN_CONCURRENT,
                                            "runtime-docker",

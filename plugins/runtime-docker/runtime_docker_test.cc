@@ -88,7 +88,9 @@ Json request_of(const Order &order, const Image &image, const runtime::Places &p
   for (const auto &[key, value] : order.env) env.push_back({str(key), bytes(value)});
   spec.argv = argv.data(), spec.n_argv = argv.size();
   spec.env = env.data(), spec.n_env = env.size();
-  return Answer{200, create_request(spec, image, places, "/init", {"/run/0", "/run/1"}).body}.object();
+  return Answer{200,
+                create_request(spec, image, places, "/init", {"/run/0", "/run/1"}, {"/run/folder0"}).body}
+      .object();
 }
 std::vector<std::string> list(const Json &o, const char *key) {
   std::vector<std::string> out;
@@ -218,7 +220,7 @@ TEST_F(SecretFilesTest, LieInMemoryOrNotAtAll) {
   ASSERT_NE(::mkdtemp(name), nullptr);
   {
     const SecretFiles files = SecretFiles::open(name, "", "e");
-    Fd held = files.prepare("i1", 2);
+    Fd held = files.prepare("i1", 2, 0);
     EXPECT_FALSE(files.abandoned("i1")) << "somebody is just making them";
     EXPECT_THAT(files.instances(), ElementsAre("i1"));
     coffer_delivery d{};
@@ -236,6 +238,41 @@ TEST_F(SecretFilesTest, LieInMemoryOrNotAtAll) {
     const int open_elsewhere = ::open(files.path("i1", 1).c_str(), O_RDONLY);
     held = Fd();
     EXPECT_TRUE(files.abandoned("i1"));
+
+    // A folder that is replaced, also after somebody who was killed in the middle of it.
+    files.prepare("i2", 1, 1);
+    const std::string folder = files.folder_path("i2", 0);
+    d.name = str("/run/secrets/key");
+    const auto owner = [](const coffer_delivery &) { return std::pair(::geteuid(), ::getegid()); };
+    const auto names = [&] {
+      std::vector<std::string> out;
+      for (const auto &entry : std::filesystem::directory_iterator(folder))
+        out.push_back(entry.path().filename());
+      std::sort(out.begin(), out.end());
+      return out;
+    };
+    const auto content = [&] {
+      std::ifstream key(folder + "/key", std::ios::binary);
+      return std::string(std::istreambuf_iterator<char>(key), {});
+    };
+    files.replace("i2", 0, {&d}, owner);
+    EXPECT_THAT(names(), ElementsAre("..1", "..data", "key"));
+    EXPECT_EQ(content(), value);
+    const int first = ::open((folder + "/key").c_str(), O_RDONLY);
+    std::filesystem::create_directories(folder + "/..2");
+    std::ofstream(folder + "/..2/key") << "half";
+    ASSERT_EQ(::symlink("..2", (folder + "/..next").c_str()), 0);
+    const std::string newer = "newer";
+    d.value = bytes(newer);
+    files.replace("i2", 0, {&d}, owner);
+    EXPECT_THAT(names(), ElementsAre("..2", "..data", "key"));
+    EXPECT_EQ(content(), newer);
+    char old[8];
+    EXPECT_EQ(::read(first, old, sizeof old), 4) << "whoever has it open reads the whole of it";
+    ::close(first);
+    files.remove("i2");
+    EXPECT_FALSE(std::filesystem::exists(folder));
+    EXPECT_THROW(files.replace("i2", 0, {&d}, owner), sdk::Error);
     files.remove("i1");
     char byte;
     EXPECT_EQ(::read(open_elsewhere, &byte, 1), 0) << "who has it open still finds the value";

@@ -40,6 +40,7 @@ struct Delivery {
   std::string name, value;
   uint32_t via = COFFER_VIA_ENV, mode = 0;
   std::optional<std::pair<uint32_t, uint32_t>> owner = {};
+  uint32_t flags = 0;  // besides those of a secret and of its owner
 };
 Delivery file(std::string path, std::string value, uint32_t mode = 0400) {
   return {std::move(path), std::move(value), COFFER_VIA_TMPFS, mode};
@@ -138,7 +139,7 @@ class SpecView {
       coffer_delivery out{};
       out.struct_size = sizeof out;
       out.via = d.via;
-      out.flags = COFFER_DLV_SECRET | (d.owner ? COFFER_DLV_OWNER : 0);
+      out.flags = COFFER_DLV_SECRET | (d.owner ? COFFER_DLV_OWNER : 0) | d.flags;
       out.mode = d.mode;
       out.name = str(d.name);
       if (values) out.value = bytes(d.value);
@@ -1306,6 +1307,144 @@ TEST_F(RuntimeProbe, EndsWhenItIsCancelled) {
   call.cancel();
   prober.join();
   EXPECT_EQ(status, COFFER_CANCELLED);
+}
+
+// ---- new values in files: coffer.runtime.update/1 ----
+class RuntimeUpdate : public RuntimeFiles {
+ protected:
+  void SetUp() override {
+    RuntimeFiles::SetUp();
+    if (IsSkipped()) return;
+    update_ = instance_->table<coffer_runtime_update>(COFFER_RUNTIME_UPDATE_ID);
+    if (!update_) GTEST_SKIP() << "the plugin replaces no files";
+  }
+  // Two files in one folder of their own.
+  std::vector<Delivery> pair(const std::string &a, const std::string &b) const {
+    return {in_folder("pair/a", a), in_folder("pair/b", b)};
+  }
+  Delivery in_folder(const std::string &name, const std::string &value) const {
+    Delivery d = file(place(name), value, 0440);
+    d.flags = COFFER_DLV_FOLDER;
+    return d;
+  }
+  // What runs with the two files: $D is their folder.
+  Order order(const std::string &script, std::vector<Delivery> deliveries) const {
+    Order o = sh(script);
+    o.env = {{"D", place("pair")}};
+    o.deliveries = std::move(deliveries);
+    return o;
+  }
+  coffer_status update(const std::string &handle, const std::vector<Delivery> &deliveries,
+                       std::string_view signal = "", std::string *message = nullptr) {
+    Order with;
+    with.deliveries = deliveries;
+    const SpecView view_of(with, true);
+    TestCall call;
+    call.deadline_in(60s);
+    const coffer_status status = update_->update(raw(), call, bytes(handle), view_of.deliveries(),
+                                                 view_of.n_deliveries(), str(signal));
+    if (message) *message = call.message();
+    return status;
+  }
+  const coffer_runtime_update *update_ = nullptr;
+};
+
+TEST_F(RuntimeUpdate, TheAppReadsTheNewFilesAfterItsSignal) {
+  const std::string handle =
+      start(order("show() { cat \"$D/a\" \"$D/b\"; echo \"$1\"; }; trap 'show changed' HUP; show up; "
+                  "while :; do sleep 0.02; done",
+                  pair("old-a\n", "old-b\n")));
+  wait_for_word(handle, "up\n");
+  std::string message;
+  ASSERT_EQ(update(handle, pair("new-a\n", ""), "SIGHUP", &message), COFFER_OK) << message;
+  wait_for_word(handle, "changed\n");
+  EXPECT_EQ(logs(handle).text(1), "old-a\nold-b\nup\nnew-a\nchanged\n");
+  for (int i = 0; i < 5; ++i)  // the place does not wear out
+    ASSERT_EQ(update(handle, pair(std::to_string(i), std::string(500'000, 'x'))), COFFER_OK);
+  const ExecResult r = exec(handle, {"sh", "-c", "cat \"$D/a\"; wc -c < \"$D/b\"; ls -A \"$D\" | wc -l"});
+  EXPECT_EQ(r.out, "4500000\n4\n") << "nothing but ..N, ..data, a and b; " << r.err;
+}
+
+TEST_F(RuntimeUpdate, WithoutASignalTheAppGetsNone) {
+  const std::string handle =
+      start(order("trap 'echo got; exit 1' HUP; echo up; while :; do sleep 0.02; done", pair("old", "old")));
+  wait_for_word(handle, "up\n");
+  ASSERT_EQ(update(handle, pair("new", "new")), COFFER_OK);
+  EXPECT_EQ(exec(handle, {"sh", "-c", "cat \"$D/a\" \"$D/b\""}).out, "newnew");
+  EXPECT_EQ(inspect(handle).state, COFFER_M_STARTED);
+}
+
+TEST_F(RuntimeUpdate, WhoResolvesTheLinkOnceReadsOneGeneration) {
+  // A folder that is removed while it is read yields less than a pair, which does not count.
+  const std::string handle =
+      start(order("trap 'echo pairs $pairs; exit 0' TERM; pairs=0; echo up; while :; do"
+                  "  cd -P \"$D/..data\" 2>/dev/null || continue; a=; b=;"
+                  "  [ -r a ] && read -r a < a; [ -r b ] && read -r b < b;"
+                  "  [ -n \"$a\" ] && [ -n \"$b\" ] || continue; pairs=$((pairs + 1));"
+                  "  [ \"$a\" = \"$b\" ] || echo \"torn $a $b\"; done 2>/dev/null",
+                  pair("0\n", "0\n")));
+  wait_for_word(handle, "up\n");
+  for (int i = 1; i <= 50; ++i) {
+    const std::string generation = std::to_string(i) + "\n";
+    ASSERT_EQ(update(handle, pair(generation, generation)), COFFER_OK);
+  }
+  ASSERT_EQ(stop(handle, "SIGTERM", 10'000'000'000), COFFER_OK);
+  const std::string said = logs(handle).text(1);
+  EXPECT_THAT(said, Not(HasSubstr("torn")));
+  EXPECT_THAT(said, HasSubstr("pairs "));
+  EXPECT_THAT(said, Not(HasSubstr("pairs 0\n"))) << "nothing was read, so this shows nothing";
+}
+
+TEST_F(RuntimeUpdate, FolderHoldsItsFilesAloneAndTheAppCannotChangeIt) {
+  const std::string handle = start(
+      order("for f in a b; do echo x >> \"$D/$f\" && echo written; rm -f \"$D/$f\" && echo removed; done;"
+            "echo x > \"$D/c\" && echo made; ln -sfn /etc \"$D/..data\" && echo led astray;"
+            "cat \"$D/a\"; echo up >&2; exec sleep 1000",
+            pair("kept\n", "b")));
+  wait_for_word(handle, "up\n");
+  EXPECT_EQ(logs(handle).text(1), "kept\n");
+  ASSERT_EQ(update(handle, pair("new\n", "b")), COFFER_OK);
+  const ExecResult r = exec(handle, {"sh", "-c", "stat -L -c %a \"$D/a\"; rm -f \"$D/a\"; cat \"$D/a\""});
+  EXPECT_EQ(r.out, "440\nnew\n") << "after a change as before it";
+}
+
+TEST_F(RuntimeUpdate, OtherFilesThanThoseOfAFolderAreRefusedAndNothingChanges) {
+  std::vector<Delivery> all = pair("old", "old");
+  all.push_back(file(place("alone"), "old"));
+  const std::string handle = start(order("echo up; exec sleep 1000", all));
+  const std::vector<Delivery> both = pair("new", "new");
+  const std::vector<std::vector<Delivery>> wrong = {
+      {},
+      {both[0]},                                       // half of a folder
+      {both[0], both[0]},                              // one twice
+      {both[0], both[1], in_folder("pair/c", "new")},  // nobody was told of it
+      {both[0], both[1], in_folder("other/a", "new")},
+      {both[0], both[1], file(place("alone"), "new")}};
+  for (size_t i = 0; i < wrong.size(); ++i)
+    EXPECT_EQ(update(handle, wrong[i], "SIGKILL"), COFFER_INVALID_ARGUMENT) << "case " << i;
+  EXPECT_EQ(update(handle, both, "SIGNONE"), COFFER_INVALID_ARGUMENT);
+  EXPECT_EQ(exec(handle, {"sh", "-c", "cat \"$D/a\" \"$D/b\" \"$D/../alone\""}).out, "oldoldold");
+}
+
+TEST_F(RuntimeUpdate, CreateRefusesFoldersThatAreNotWhole) {
+  const Delivery a = in_folder("pair/a", "");
+  for (const Delivery &other :
+       {file(place("pair/b"), ""), in_folder("pair/sub/b", ""), in_folder("pair/..data", ""),
+        file(place("pair/sub/b"), ""), in_folder("../../../../../../../../a", "")}) {
+    Order o = order("exit 0", {a, other});
+    EXPECT_EQ(try_create(o), COFFER_INVALID_ARGUMENT) << other.name;
+  }
+}
+
+TEST_F(RuntimeUpdate, NeedsAStartedMachine) {
+  Order o = order("exit 0", pair("old", "old"));
+  const std::string handle = create(o);
+  EXPECT_EQ(update(handle, pair("new", "new")), COFFER_FAILED_PRECONDITION);
+  ASSERT_EQ(try_start(o, handle), COFFER_OK);
+  wait_for_end(handle);
+  EXPECT_EQ(update(handle, pair("new", "new")), COFFER_FAILED_PRECONDITION);
+  ASSERT_EQ(destroy(handle), COFFER_OK);
+  EXPECT_EQ(update(handle, pair("new", "new")), COFFER_NOT_FOUND);
 }
 
 // ---- cancellation ----

@@ -16,7 +16,8 @@
 //   instances/ID/listens-PORT      made by the test: a check of that port passes
 //   instances/ID/probes            one line per try: "tcp 80", "http 80 GET /health"
 // It is told to fail by fail-create, fail-start, fail-stop, fail-destroy, fail-inspect, fail-list,
-// fail-image, fail-probe, fail-events (faults.h).  The last ends events() as well that is already listening.
+// fail-image, fail-probe, fail-update, fail-events (faults.h).  The last ends events() as well that is
+// already listening.  An update changes files as a start does, and is noted as "update ID SIGNAL".
 #include <poll.h>
 #include <sys/inotify.h>
 #include <unistd.h>
@@ -94,13 +95,7 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     note(folder_, "start " + id);
     fault.before();
     const fs::path dir = existing(id);
-    for (size_t i = 0; i < n; ++i) {
-      const coffer_delivery &d = *deliveries[i];
-      std::string name(view(d.name));
-      std::ranges::replace(name, '/', ',');
-      write(dir / ((d.via == COFFER_VIA_ENV ? "env-" : "file-") + name), view(d.value));
-      if (d.via != COFFER_VIA_ENV) write(dir / ("mode-" + name), std::to_string(d.mode));
-    }
+    put_files(dir, deliveries, n);
     write(dir / "started-ns",
           std::to_string(std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1)));
     if (fs::exists(dir / "env-CHATTY")) {
@@ -228,7 +223,20 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
     if (read(dir / "state") != "started") throw not_passed("the Machine is not started");
     if (!fs::exists(dir / ("listens-" + port))) throw not_passed("connection refused");
   }
+  void update(const Call &, std::string_view handle, const coffer_delivery *const *deliveries, size_t n,
+              std::string_view signal) override {
+    const std::string id = id_of(handle);
+    const Fault fault(folder_, "update");
+    note(folder_, "update " + id + (signal.empty() ? "" : " " + std::string(signal)));
+    fault.before();
+    const fs::path dir = existing(id);
+    if (read(dir / "state") != "started")
+      throw Error{COFFER_FAILED_PRECONDITION, "the Machine is not started"};
+    put_files(dir, deliveries, n);
+    fault.after();
+  }
   const void *interface(std::string_view id) noexcept override {
+    if (id == COFFER_RUNTIME_UPDATE_ID) return &kUpdate;
     if (id == COFFER_RUNTIME_PROBE_ID) return &kProbe;
     if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
     return id == COFFER_RUNTIME_EVENTS_ID ? &kEvents : Runtime::interface(id);
@@ -238,6 +246,15 @@ class FileRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, 0> {
   }
 
  private:
+  static void put_files(const fs::path &dir, const coffer_delivery *const *deliveries, size_t n) {
+    for (size_t i = 0; i < n; ++i) {
+      const coffer_delivery &d = *deliveries[i];
+      std::string name(view(d.name));
+      std::ranges::replace(name, '/', ',');
+      write(dir / ((d.via == COFFER_VIA_ENV ? "env-" : "file-") + name), view(d.value));
+      if (d.via != COFFER_VIA_ENV) write(dir / ("mode-" + name), std::to_string(d.mode));
+    }
+  }
   static std::string id_of(std::string_view handle) {
     if (!handle.starts_with("files:"))
       throw Error{COFFER_INVALID_ARGUMENT, "the handle is another runtime's"};
@@ -302,8 +319,10 @@ constexpr coffer_option kPath{.struct_size = sizeof(coffer_option),
                               .key = "path",
                               .min_value = 1};
 constexpr const coffer_option *kOptions[] = {&kPath};
-constexpr coffer_interface_ref kInterfaces[] = {
-    {COFFER_RUNTIME_ID, 0}, {COFFER_RUNTIME_EVENTS_ID, 0}, {COFFER_RUNTIME_PROBE_ID, 0}};
+constexpr coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0},
+                                                {COFFER_RUNTIME_EVENTS_ID, 0},
+                                                {COFFER_RUNTIME_PROBE_ID, 0},
+                                                {COFFER_RUNTIME_UPDATE_ID, 0}};
 constexpr coffer_descriptor kDescriptor{.struct_size = sizeof(coffer_descriptor),
                                         .flags = COFFER_FAKE_FLAGS,
                                         .id = "coffer.tests.runtime-files",

@@ -15,8 +15,10 @@ class RawDeliveries {
     raw_.reserve(all.size());
     for (const Delivery &d : all) {
       raw_.push_back({sizeof(coffer_delivery), d.via,
-                      (d.secret ? COFFER_DLV_SECRET : 0u) | (d.has_owner ? COFFER_DLV_OWNER : 0u), d.mode,
-                      str(d.name), what == kValues ? bytes(d.value.reveal()) : coffer_bytes{}, d.uid, d.gid});
+                      (d.secret ? COFFER_DLV_SECRET : 0u) | (d.has_owner ? COFFER_DLV_OWNER : 0u) |
+                          (d.in_folder ? COFFER_DLV_FOLDER : 0u),
+                      d.mode, str(d.name), what == kValues ? bytes(d.value.reveal()) : coffer_bytes{}, d.uid,
+                      d.gid});
       pointers_.push_back(&raw_.back());
     }
   }

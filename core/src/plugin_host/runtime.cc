@@ -389,6 +389,18 @@ Result<void> Runtime::probe(ByteSpan handle, const Check &check, const CallOptio
   return tried;
 }
 
+Result<void> Runtime::update(ByteSpan handle, const std::vector<Delivery> &values, std::string_view signal,
+                             const CallOptions &options) const {
+  COFFER_CHECK(check_handle(handle));
+  auto table = bridge::copy_table<coffer_runtime_update>(instance_.interface(COFFER_RUNTIME_UPDATE_ID));
+  if (!table) table.emplace();
+  bridge::fill_slots(table->update);
+  const bridge::RawDeliveries deliveries(values, bridge::RawDeliveries::kValues);
+  return instance_.call("replace files", options, [&](coffer_instance *i, const coffer_call *c) {
+    return table->update(i, c, bytes(handle), deliveries.data(), deliveries.size(), str(signal));
+  });
+}
+
 Result<void> Runtime::sweep(const CallOptions &options) const {
   auto swept = instance_.call("sweep", options,
                               [&](coffer_instance *i, const coffer_call *c) { return table_.sweep(i, c); });

@@ -264,6 +264,20 @@ TEST_F(RuntimeFront, AProbeThatCannotBeMadeIsAnErrorOfThePlugin) {
   EXPECT_THAT(open("passed").probe({}, {}), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
 }
 
+TEST_F(RuntimeFront, AnUpdateGetsValuesFoldersAndASignal) {
+  std::vector<Delivery> files = deliveries("value");
+  files[0].via = COFFER_VIA_TMPFS;
+  files[0].in_folder = true;
+  const Runtime r = open();
+  EXPECT_TRUE(r.can_update());
+  EXPECT_TRUE(succeeds(r.update(handle_, files, "SIGHUP")));
+  EXPECT_THAT(r.update(handle_, files, ""),
+              FailsWith(ErrorCode::kInvalidArgument, "plugin fake-runtime: replace files: what signal"));
+  files[0].in_folder = false;
+  EXPECT_THAT(r.update(handle_, files, "SIGHUP"), FailsWith(ErrorCode::kInvalidArgument, "which folder"));
+  EXPECT_THAT(r.update({}, files, ""), FailsWith(ErrorCode::kInvalidArgument, "a handle must have"));
+}
+
 TEST_F(RuntimeFront, SweepingIsOptionalAndItsFailureIsNot) {
   EXPECT_TRUE(succeeds(open().sweep()));
   EXPECT_THAT(open("sweep fails").sweep(), FailsWith(ErrorCode::kUnavailable, "nothing was swept"));
@@ -284,6 +298,9 @@ TEST_F(RuntimeFront, OptionalPartsThatAreMissingAreSaidKindly) {
               FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot show logs"));
   EXPECT_THAT(r.probe(handle_, {}),
               FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot try checks"));
+  EXPECT_FALSE(r.can_update());
+  EXPECT_THAT(r.update(handle_, {}, ""),
+              FailsWith(ErrorCode::kUnimplemented, "plugin fake-runtime cannot replace files"));
 }
 
 }  // namespace

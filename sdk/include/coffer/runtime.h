@@ -13,6 +13,7 @@ extern "C" {
 #define COFFER_RUNTIME_IMAGES_ID "coffer.runtime.images/1"
 #define COFFER_RUNTIME_EVENTS_ID "coffer.runtime.events/1"
 #define COFFER_RUNTIME_PROBE_ID "coffer.runtime.probe/1"
+#define COFFER_RUNTIME_UPDATE_ID "coffer.runtime.update/1"
 
 /* how a delivery can reach a Machine */
 #define COFFER_VIA_ENV                                                                                       \
@@ -21,6 +22,11 @@ extern "C" {
 #define COFFER_VIA_TMPFS 2u /* file in memory only */
 #define COFFER_DLV_SECRET 1u
 #define COFFER_DLV_OWNER 2u /* uid and gid are given; else those of the Machine's user */
+/* COFFER_VIA_TMPFS, for runtimes with coffer.runtime.update/1; others need not look at it.  The folder of the
+ * file is the Machine's alone and can be replaced while the app runs: it is mounted as a whole, hides what
+ * the image has there, and holds nothing but the files that are delivered into it.  All files of one folder
+ * have the flag, or none. */
+#define COFFER_DLV_FOLDER 4u
 typedef struct coffer_delivery {
   uint32_t struct_size, via, flags, mode;
   coffer_str name;    /* variable name, or absolute path in the Machine */
@@ -191,6 +197,20 @@ typedef struct coffer_runtime_probe { /* one try of a check, made from inside th
   coffer_status (*probe)(coffer_instance *, const coffer_call *, coffer_bytes handle,
                          const coffer_probe_spec *) COFFER_NOEXCEPT;
 } coffer_runtime_probe;
+
+typedef struct coffer_runtime_update { /* new values in files of a running Machine */
+  uint32_t struct_size, minor;
+  uint64_t features;
+  /* `deliveries`: all files that create() was told of for one or more folders (COFFER_DLV_FOLDER), with
+   * values; others are refused with INVALID_ARGUMENT.  Each folder changes at once: FOLDER/..data is a
+   * symbolic link to a folder ..N with one generation of the files, FOLDER/NAME one to ..data/NAME.  Who
+   * resolves ..data once reads files of one generation.  What was replaced is removed, once nobody has it
+   * open.  Then the app gets `signal`; empty: none.  After any failure each folder is the old one or the new
+   * one; the same call again is safe. FAILED_PRECONDITION: the Machine is not started. */
+  coffer_status (*update)(coffer_instance *, const coffer_call *, coffer_bytes handle,
+                          const coffer_delivery *const *deliveries, size_t n,
+                          coffer_str signal) COFFER_NOEXCEPT;
+} coffer_runtime_update;
 
 #ifdef __cplusplus
 }

@@ -48,7 +48,7 @@ class Runtime : public Instance {
   virtual int32_t exec(const Call &, std::string_view handle, const coffer_exec_spec &,
                        const coffer_exec_io &) = 0;
   virtual void sweep(const Call &) { throw Error{COFFER_UNIMPLEMENTED, "nothing is swept here"}; }
-  // A runtime that has these three adds kImages, kEvents and kProbe to what interface() answers.
+  // A runtime that has these four adds kImages, kEvents, kProbe and kUpdate to what interface() answers.
   virtual std::string ensure_image(const Call &, std::string_view, uint32_t, const Lines &) {
     throw Error{COFFER_UNIMPLEMENTED, "there are no images here"};
   }
@@ -58,6 +58,10 @@ class Runtime : public Instance {
   // (probe() is the plugin's own, of plugin.hpp.)  Not passed: throws not_passed().
   virtual void try_check(const Call &, std::string_view, const coffer_probe_spec &) {
     throw Error{COFFER_UNIMPLEMENTED, "no checks are tried here"};
+  }
+  virtual void update(const Call &, std::string_view, const coffer_delivery *const *, size_t,
+                      std::string_view) {
+    throw Error{COFFER_UNIMPLEMENTED, "no files are replaced here"};
   }
   static Error not_passed(std::string why) { return {COFFER_FAILED_PRECONDITION, std::move(why)}; }
 
@@ -137,6 +141,12 @@ class Runtime : public Instance {
       sizeof(coffer_runtime_probe), 0, 0,
       [](coffer_instance *i, const coffer_call *c, coffer_bytes h, const coffer_probe_spec *s) noexcept
           -> coffer_status { return guard(c, [&] { as<Runtime>(i).try_check(Call(c), view(h), *s); }); }};
+  static inline const coffer_runtime_update kUpdate = {
+      sizeof(coffer_runtime_update), 0, 0,
+      [](coffer_instance *i, const coffer_call *c, coffer_bytes h, const coffer_delivery *const *d, size_t n,
+         coffer_str signal) noexcept -> coffer_status {
+        return guard(c, [&] { as<Runtime>(i).update(Call(c), view(h), d, n, view(signal)); });
+      }};
 };
 
 }  // namespace coffer::sdk

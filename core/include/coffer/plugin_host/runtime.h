@@ -16,8 +16,9 @@ namespace coffer {
 struct Delivery {
   uint32_t via = 0;  // COFFER_VIA_*, one bit
   bool secret = true;
-  std::string name;   // variable, or absolute path in the Machine
-  uint32_t mode = 0;  // files
+  std::string name;        // variable, or absolute path in the Machine
+  uint32_t mode = 0;       // files
+  bool in_folder = false;  // files: their folder is mounted whole, for update(); only where can_update()
   bool has_owner = false;
   uint32_t uid = 0, gid = 0;
   SecretBytes value;
@@ -100,6 +101,12 @@ class Runtime {
   // kUnimplemented where the runtime cannot.  options.timeout_ns: how long the app has; not
   // Check::timeout_ms.
   Result<void> probe(ByteSpan handle, const Check &, const CallOptions & = {}) const;
+  // Can files of a running Machine get new values?
+  bool can_update() const { return instance_.interface(COFFER_RUNTIME_UPDATE_ID) != nullptr; }
+  // New values for all files of one or more folders (Delivery::in_folder), each folder at once; then `signal`
+  // to the app, unless it is empty.
+  Result<void> update(ByteSpan handle, const std::vector<Delivery> &, std::string_view signal,
+                      const CallOptions & = {}) const;
   // Removes what deliveries have left of instances that are gone; nothing where the runtime leaves nothing.
   Result<void> sweep(const CallOptions & = {}) const;
   const PluginInstance &instance() const { return instance_; }

@@ -113,6 +113,12 @@ class FakeRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, COFF
     throw not_passed("kind " + std::to_string(s.kind) + ", port " + std::to_string(s.port) + ", " +
                      std::string(view(s.method)) + " " + std::string(view(s.path)) + "\n");
   }
+  void update(const Call &call, std::string_view handle, const coffer_delivery *const *deliveries, size_t n,
+              std::string_view signal) override {
+    if (signal != "SIGHUP" || !n || !(deliveries[0]->flags & COFFER_DLV_FOLDER))
+      throw Error{COFFER_INVALID_ARGUMENT, "what signal, which folder?"};
+    start(call, handle, deliveries, n);
+  }
   void sweep(const Call &call) override {
     if (lie_ == "sweep fails") throw Error{COFFER_UNAVAILABLE, "nothing was swept"};
     Runtime::sweep(call);
@@ -122,6 +128,7 @@ class FakeRuntime final : public Runtime<COFFER_VIA_ENV | COFFER_VIA_TMPFS, COFF
     if (id == COFFER_RUNTIME_IMAGES_ID) return &kImages;
     if (id == COFFER_RUNTIME_EVENTS_ID) return &kEvents;
     if (id == COFFER_RUNTIME_PROBE_ID) return &kProbe;
+    if (id == COFFER_RUNTIME_UPDATE_ID) return &kUpdate;
     return Runtime::interface(id);
   }
 
