@@ -53,7 +53,6 @@ worker = "work"
 [[files]]
 guest_path = "/run/app/key"
 secret_name = "TLS"
-reload = "signal:HUP"
 env = true
 processes = ["web"]
 [[files]]
@@ -100,7 +99,6 @@ TEST_F(ProcessConfig, EachProcessGetsWhatIsSaidOfItAndOfAll) {
   ASSERT_EQ(web.files.size(), 2u);
   EXPECT_EQ(web.files[0].secret, "TLS");
   EXPECT_EQ(web.files[0].encoding, FileEncoding::kBase64);
-  EXPECT_EQ(web.files[0].reload, "signal:SIGHUP");
   EXPECT_TRUE(web.files[0].env);
   EXPECT_EQ(web.files[1].literal, "hello");
   EXPECT_EQ(web.files[1].mode, 0444u);
@@ -159,6 +157,16 @@ TEST_F(ProcessConfig, WhatDoesNotGoTogetherIsRefused) {
               HasSubstr("the mount at /a"));
   EXPECT_THAT(refusal("[env]\nBIG = \"" + std::string(131'072, 'x') + "\""), HasSubstr("variable BIG"));
   EXPECT_THAT(refusal("[[files]]\nguest_path = \"/a\"\nlocal_path = \"none\""), HasSubstr("none"));
+}
+
+TEST_F(ProcessConfig, AFileIsNotReplacedInARunningMachineYet) {
+  const AppConfig file =
+      parse("[[files]]\nguest_path = \"/srv/app/key\"\nsecret_name = \"TLS\"\nreload = \"none\"\n");
+  const auto config = process_config(file, "app");
+  ASSERT_FALSE(config.has_value());
+  EXPECT_EQ(config.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(config.error().message,
+            "[[files]] reload of /srv/app/key: files of a running Machine are not replaced yet");
 }
 
 }  // namespace

@@ -90,10 +90,12 @@ class Instances {
     std::erase_if(ids, [&](const std::string &id) { return get(id, "state") != state; });
     return ids;
   }
-  // The one instance of a Machine; "" when there is none or more than one.
+  // The one instance of a Machine, or of several the one that is started; "" when there is none, or no one.
   std::string of(std::string_view machine) const {
     std::vector<std::string> ids = all();
     std::erase_if(ids, [&](const std::string &id) { return get(id, "label-coffer.machine") != machine; });
+    if (ids.size() > 1)
+      std::erase_if(ids, [&](const std::string &id) { return get(id, "state") != "started"; });
     return ids.size() == 1 ? ids.front() : "";
   }
   // nullopt: no such file

@@ -224,9 +224,11 @@ Bytes encode(const Release &r) {
   Encoder e = begin("cfe2");
   e.raw(r.app_id).u64(r.number).u64(r.version).u8(static_cast<uint8_t>(r.outcome)).u64(r.created_ms);
   e.text(r.who).text(r.reason).text(r.why);
-  const DeployPolicy policy = r.policy.value_or(DeployPolicy());
-  e.u8(r.policy.has_value()).u8(static_cast<uint8_t>(policy.strategy)).u32(policy.max_unavailable);
-  e.u64(policy.smoke_ms).u64(policy.patience_ms);
+  e.u8(r.policy.has_value());
+  if (r.policy) {
+    e.u8(static_cast<uint8_t>(r.policy->strategy)).u32(r.policy->max_unavailable);
+    e.u64(r.policy->smoke_ms).u64(r.policy->patience_ms);
+  }
   write_list(e, r.configs, [](Encoder &to, const MachineConfig &c) { to.bytes(encode(c)); });
   return e.take();
 }
@@ -246,13 +248,13 @@ Result<Release> decode_release(ByteSpan payload) {
   std::vector<Bytes> configs;
   if (!first) {
     r.why = d.text();
-    const bool given = read_flag(d);
-    DeployPolicy policy;
-    policy.strategy = read_enum(d, Strategy::kImmediate);
-    policy.max_unavailable = d.u32();
-    policy.smoke_ms = d.u64();
-    policy.patience_ms = d.u64();
-    if (given) r.policy = policy;
+    if (read_flag(d)) {
+      r.policy.emplace();
+      r.policy->strategy = read_enum(d, Strategy::kImmediate);
+      r.policy->max_unavailable = d.u32();
+      r.policy->smoke_ms = d.u64();
+      r.policy->patience_ms = d.u64();
+    }
     configs = read_list<Bytes>(d, [](Decoder &from) {
       const ByteSpan b = from.bytes();
       return Bytes(b.begin(), b.end());

@@ -13,8 +13,9 @@
 //   machine = "cfx1" app_id(16) id name desired(u8) spec_number(u64) spec(32) created_ms(u64) updated_ms(u64)
 //                                                                  signed: kMachineLabel
 //   release = "cfe2" app_id(16) number(u64) version(u64) outcome(u8) created_ms(u64) who reason why
-//             policy(u8) strategy(u8) max_unavailable(u32) smoke_ms(u64) patience_ms(u64) config(bytes)*
+//             has(u8) [policy] config(bytes)*
 //             signed: kReleaseLabel; "cfe1" ends behind reason
+//   policy  = strategy(u8) max_unavailable(u32) smoke_ms(u64) patience_ms(u64)
 //   rollout = "cfR1" app_id(16) release(u64) version(u64) stage(u8) owner beat(u64) waves(u32) hasty(u8) why
 //             step* removed*                                       signed: kRolloutLabel
 //   step    = machine name next(32) back(32) made(u8) ran(u8)
