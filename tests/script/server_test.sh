@@ -98,6 +98,20 @@ up
 ok coffer secrets deploy -a web
 same "3 4" "$(inside one SMALL) $(inside one IMPORTED)"
 
+step "without the key service secrets go back to an older version, which is rolled out when it is there again"
+ok coffer secrets set -a web SMALL=30
+down keys
+ok coffer secrets rollback -a web --stage
+ok coffer secrets list -a web -j
+json 'map(select(.name == "SMALL")) | .[0].status == "Staged"'
+same 30 "$(inside one SMALL)"
+expect_code 1 coffer secrets deploy -a web
+says "key service"
+same 30 "$(inside one SMALL)" "what runs goes on"
+up
+ok coffer secrets deploy -a web
+same 3 "$(inside one SMALL)"
+
 step "without the agent secrets are set, and Machines go on"
 down agent
 ok coffer secrets set -a web --stage SMALL=5
