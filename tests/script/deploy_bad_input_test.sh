@@ -34,7 +34,8 @@ TOML
     cat
   } >coffer.toml
 }
-mode() { coffer machine exec "$1" -- sh -c 'printf %s "$MODE"' </dev/null; }
+variable() { coffer machine exec "$1" -- sh -c "printf %s \"\$$2\"" </dev/null; }
+mode() { variable "$1" MODE; }
 instances() { field 'map(.instance_id) | sort | join(" ")' machine list; }
 # all_run MODE: each one, by its own process, and all of one release that has ended.
 all_run() {
@@ -107,10 +108,10 @@ config third </dev/null
 ok yesterday coffer deploy
 all_run third
 ok coffer secrets set CLOCK=forth
-for name in one two three; do same forth "$(coffer machine exec $name -- printenv CLOCK </dev/null)" "by the right clock"; done
+for name in one two three; do same forth "$(variable $name CLOCK)" "by the right clock"; done
 [ "$(newest)" -ge "$now" ] || failed "the clock is still shifted"
 ok yesterday coffer secrets set CLOCK=again
-for name in one two three; do same again "$(coffer machine exec $name -- printenv CLOCK </dev/null)" "set back once more"; done
+for name in one two three; do same again "$(variable $name CLOCK)" "set back once more"; done
 ok coffer vault check
 
 if [ "$runtime" = docker ]; then
