@@ -366,13 +366,18 @@ Result<std::optional<MachineState>> Agent::state(const std::string &machine) con
   return m;
 }
 
-Result<MachineView> Agent::view(const MachineState &m) const {
+MachineView Agent::stored_view(const MachineState &m) const {
   MachineView v;
   v.state = m;
   v.now = m.state;
   v.message = m.message;
   v.cut_off = cut_off(m);
   v.busy = m.owner_alive && busy(m);
+  return v;
+}
+
+Result<MachineView> Agent::view(const MachineState &m) const {
+  MachineView v = stored_view(m);
   if (!m.current || m.current->handle.empty()) return v;
   COFFER_TRY(const Runtime *rt, runtime());
   COFFER_TRY(const InstanceStatus s, rt->inspect(m.current->handle));
@@ -401,16 +406,8 @@ Result<std::vector<MachineView>> Agent::views(const AppId &app) const {
   std::vector<MachineView> out;
   std::map<std::string_view, const InstanceStatus *> by_id;
   std::vector<InstanceStatus> instances;
-  for (const MachineState &m : all) {
-    if (m.app_id != app) continue;
-    MachineView v;
-    v.state = m;
-    v.now = m.state;
-    v.message = m.message;
-    v.cut_off = cut_off(m);
-    v.busy = m.owner_alive && busy(m);
-    out.push_back(std::move(v));
-  }
+  for (const MachineState &m : all)
+    if (m.app_id == app) out.push_back(stored_view(m));
   if (std::ranges::none_of(out, [](const MachineView &v) { return v.state.current.has_value(); })) return out;
   COFFER_TRY(const Runtime *rt, runtime());
   COFFER_TRY(instances, rt->list({label(), {"coffer.app", hex(app)}}));

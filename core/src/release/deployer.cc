@@ -300,8 +300,7 @@ Result<Vault::Made> Deployer::make_release(const App &app, Manifest &manifest, s
       return fail(ErrorCode::kAborted,
                   std::string("the Machine was ") + (destroyed ? "destroyed" : "stopped") + " meanwhile");
   }
-  return fail(ErrorCode::kAborted, "App " + app.name() + " is being deployed by others all the time",
-              "Try again.");
+  return always_deployed(app);
 }
 
 }  // namespace coffer

@@ -1,7 +1,6 @@
 // Roll-outs.  What has to survive whoever does it is one record in the vault (Rollout of format/machine.h):
 //   1. one commit: release, launch specs, the record
-//   2. wave by wave: the Machines of a wave are booted and proved at once; when all of them are good, the
-//   record
+//   2. wave by wave: the Machines of a wave are booted and proved at once; when all are good, the record
 //      says so
 //   3. one commit: the release is done, the record is gone
 // The first Machine that is no good turns it round: the record says so, each Machine is booted from the
@@ -105,10 +104,9 @@ struct Deployer::Run {
     const auto wanted = d.vault_.wanted(app, machine);
     return wanted && !*wanted;
   }
-  Result<void> grant(size_t i) {
-    COFFER_TRY(const BootOrder next, order(i, step(i).next));
+  Result<void> grant(size_t i, ByteSpan spec) {
     const std::lock_guard lock(*d.asking_);
-    return d.keys_.grant(app.id(), step(i).machine, host_key, next.spec);
+    return d.keys_.grant(app.id(), step(i).machine, host_key, spec);
   }
 
   // ---- forward ----
@@ -116,8 +114,8 @@ struct Deployer::Run {
     if (failed || lost) return;
     const Rollout::Step &s = step(i);
     const auto booted = [&]() -> Result<BootOutcome> {
-      if (s.made) COFFER_CHECK(grant(i));
       COFFER_TRY(BootOrder next, order(i, s.next));
+      if (s.made) COFFER_CHECK(grant(i, next.spec));
       next.still_wanted = [this, wanted = std::move(next.still_wanted)]() -> Result<void> {
         if (failed) return fail(ErrorCode::kCancelled, "another Machine of the release is no good");
         return wanted();
@@ -133,18 +131,14 @@ struct Deployer::Run {
     // A newer launch spec got there first, and its manifest has this change too; or it was stopped meanwhile.
     const bool aside = why && (booted ? why->code == ErrorCode::kAborted && unwanted(s.machine)
                                       : why->code == ErrorCode::kAborted || gone(s.machine));
-    MachineResult &result = out.machines[i];
-    if (!why) {
-      result.result = "started";
-      say(s.machine, "good, " + std::to_string(++good) + " of " + std::to_string(r().steps.size()));
-      const std::lock_guard lock(mutex);
-      out.warnings.insert(out.warnings.end(), booted->warnings.begin(), booted->warnings.end());
-      return;
-    }
+    out.machines[i].result = !why                          ? "started"
+                             : aside                       ? "superseded"
+                             : booted && booted->went_back ? "kept"
+                                                           : "failed";
+    if (!why) say(s.machine, "good, " + std::to_string(++good) + " of " + std::to_string(r().steps.size()));
     const std::lock_guard lock(mutex);
     if (booted) out.warnings.insert(out.warnings.end(), booted->warnings.begin(), booted->warnings.end());
-    result.result = aside ? "superseded" : booted && booted->went_back ? "kept" : "failed";
-    if (aside || failed.exchange(true)) return;
+    if (!why || aside || failed.exchange(true)) return;
     out.failed = Error(*why).in(context(s.machine, s.name));
     if (booted) {
       out.log = booted->log;
@@ -233,6 +227,7 @@ struct Deployer::Run {
           todo.size(), [&](size_t k, MachineHost &host) { tried(todo[k], host, back(todo[k], host)); },
           [this] { beat(); });
       for (const size_t i : made) {
+        beat();
         const auto undone = d.undo_creation(app, step(i).machine, 0);
         out.machines[i].result = "removed";
         tried(i, d.host_, undone);
@@ -242,6 +237,7 @@ struct Deployer::Run {
       if (Clock::now() >= end) return std::unexpected(again.front().second);
       todo.clear();
       for (const auto &[i, why] : again) todo.push_back(i);
+      beat();
       pause(kBackPause);
     }
   }
@@ -282,9 +278,12 @@ struct Deployer::Run {
       COFFER_TRY(const auto now, d.vault_.rollout(app));
       if (!now || now->revision != stored.revision) return taken();
     }
-    if (outcome != ReleaseOutcome::kDone) return {};
-    for (const std::string &id : r().removed) {
-      out.machines.push_back({id, id, "removed"});
+    if (outcome != ReleaseOutcome::kDone || r().removed.empty()) return {};
+    COFFER_TRY(const std::vector<StoredMachine> all, d.vault_.machines(app));
+    for (const StoredMachine &m : all) {
+      const std::string &id = m.record.id;
+      if (std::ranges::find(r().removed, id) == r().removed.end()) continue;
+      out.machines.push_back({id, m.record.name, "removed"});
       if (const auto taken_away = d.take_away(app, id); !taken_away)
         out.warnings.push_back("Machine " + id + " is not removed yet: " + taken_away.error().message);
     }
@@ -319,7 +318,6 @@ struct Deployer::Run {
         if (const auto ended = end(ReleaseOutcome::kDone); !ended) return unfinished(ended.error());
         return std::move(out);
       }
-      to_go_back = true;
       r().why = out.failed->message;
     }
     if (r().why.empty()) r().why = "it was undone on request";
@@ -361,30 +359,35 @@ Result<RolloutResult> Deployer::go(const App &app, StoredRollout stored, std::ve
 
 // ---- those of others ----
 
-bool Deployer::alive(const Rollout &r) const {
+namespace {
+// When this process has seen this state of an App's roll-out first.
+Clock::time_point first_seen(const AppId &app, uint64_t revision) {
+  static std::mutex mutex;
+  static std::map<AppId, std::pair<uint64_t, Clock::time_point>> seen;
+  const std::lock_guard lock(mutex);
+  auto &[last, when] = seen[app];
+  if (std::exchange(last, revision) != revision) when = Clock::now();
+  return when;
+}
+}  // namespace
+
+bool Deployer::alive(const StoredRollout &stored) const {
+  const Rollout &r = stored.rollout;
   if (r.owner.empty() || r.owner == *owner_) return false;
   // Of a process of another boot, or host, only its beat tells.
-  return process_alive(r.owner) || boot_id(r.owner) != boot_id(process_identity());
+  if (!process_alive(r.owner) && boot_id(r.owner) == boot_id(process_identity())) return false;
+  return Clock::now() - first_seen(r.app_id, stored.revision) <= owner_patience_;
 }
 
 // Until it has ended, or its owner.
-Result<void> Deployer::wait_for(const App &app, const StoredRollout &first) {
-  if (progress_)
-    progress_("", "waiting for release " + std::to_string(first.rollout.release) + " of another process");
-  StoredRollout last = first;
-  auto since = Clock::now();
+Result<void> Deployer::wait_for(const App &app, uint64_t release) {
+  const std::string named = "release " + std::to_string(release);
+  if (progress_) progress_("", "waiting for " + named + " of another process");
   for (;;) {
     if (cancelled_ && cancelled_())
-      return fail(ErrorCode::kCancelled, "interrupted while another process rolls out release " +
-                                             std::to_string(first.rollout.release));
+      return fail(ErrorCode::kCancelled, "interrupted while another process rolls out " + named);
     COFFER_TRY(const auto now, vault_.rollout(app));
-    if (!now || now->rollout.release != first.rollout.release || !alive(now->rollout)) return {};
-    if (now->revision != last.revision) {
-      last = *now;
-      since = Clock::now();
-    } else if (Clock::now() - since > owner_patience_) {
-      return {};
-    }
+    if (!now || now->rollout.release != release || !alive(*now)) return {};
     pause(kLook);
   }
 }
@@ -393,7 +396,7 @@ Result<std::optional<RolloutResult>> Deployer::clear_the_way(const App &app) {
   for (;;) {
     COFFER_TRY(const auto stored, vault_.rollout(app));
     if (!stored) return std::nullopt;
-    if (alive(stored->rollout)) COFFER_CHECK(wait_for(app, *stored));
+    if (alive(*stored)) COFFER_CHECK(wait_for(app, stored->rollout.release));
     COFFER_TRY(const auto now, vault_.rollout(app));
     if (now && now->rollout.release == stored->rollout.release) {
       auto gone = go(app, *now, {}, false);
@@ -420,7 +423,7 @@ Result<std::optional<RolloutResult>> Deployer::clear_the_way(const App &app) {
 // What a process that died has left; nothing is waited for.
 Result<void> Deployer::finish_rollout(const App &app, std::vector<std::string> &warnings) {
   COFFER_TRY(const auto stored, vault_.rollout(app));
-  if (!stored || alive(stored->rollout)) return {};
+  if (!stored || alive(*stored)) return {};
   const auto ended = logged(entry("finish deploy", app), [&](AuditEntry &about) {
     about.release = stored->rollout.release;
     about.version = stored->rollout.version;
@@ -442,7 +445,7 @@ Result<void> Deployer::finish_rollout(const App &app, std::vector<std::string> &
 Result<std::optional<RolloutView>> Deployer::under_way(const App &app) const {
   COFFER_TRY(auto stored, vault_.rollout(app));
   if (!stored) return std::nullopt;
-  const bool lives = alive(stored->rollout);
+  const bool lives = alive(*stored);
   return std::optional(RolloutView{std::move(stored->rollout), lives});
 }
 
@@ -458,7 +461,7 @@ Result<RolloutResult> Deployer::end_rollout(const App &app, bool back) {
   if (!stored)
     return fail(ErrorCode::kNotFound, "App " + app.name() + " has no roll-out that was cut off",
                 "See `coffer releases list -a " + app.name() + "`.");
-  if (alive(stored->rollout))
+  if (alive(*stored))
     return fail(ErrorCode::kFailedPrecondition,
                 "release " + std::to_string(stored->rollout.release) + " is being rolled out right now",
                 "Interrupt that command with Ctrl-C: it undoes what it has done.");
@@ -510,7 +513,9 @@ Rollout::Step step_of(const MachineStatus &m) {
 }
 }  // namespace
 
-Result<RolloutResult> Deployer::rollout(const App &app, const RolloutOrder &order) {
+// As what it came to; nothing, and what another process did, is no entry.
+template <class Order>
+Result<RolloutResult> Deployer::logged_rollout(const App &app, const Order &order) {
   return logged(entry("deploy", app), [&](AuditEntry &about) {
     auto done = roll_out(app, order);
     manifests_.clear();
@@ -525,16 +530,28 @@ Result<RolloutResult> Deployer::rollout(const App &app, const RolloutOrder &orde
   });
 }
 
+Result<RolloutResult> Deployer::rollout(const App &app, const RolloutOrder &order) {
+  return logged_rollout(app, order);
+}
+Result<RolloutResult> Deployer::deploy(const App &app, const DeployOrder &order) {
+  return logged_rollout(app, order);
+}
+
+std::unexpected<Error> Deployer::always_deployed(const App &app) {
+  return fail(ErrorCode::kAborted, "App " + app.name() + " is being deployed by others all the time",
+              "Try again.");
+}
+
 Result<RolloutResult> Deployer::roll_out(const App &app, const RolloutOrder &order) {
   COFFER_CHECK(recover(app));
-  COFFER_TRY(Manifest manifest, newest(app));
-  const uint64_t mine = manifest.version();
+  uint64_t mine = 0;  // what whoever calls has changed is in this version
   for (int tries = 0; tries < kMaxTries; ++tries) {
+    COFFER_TRY(Manifest manifest, newest(app));
+    if (mine == 0) mine = manifest.version();
     COFFER_TRY(auto before, clear_the_way(app));
     if (before && !order.force && before->version >= mine) return *std::move(before);
     if (before) continue;
     RolloutResult out;
-    COFFER_TRY(manifest, newest(app));
     out.version = manifest.version();
     COFFER_TRY(const std::vector<MachineStatus> all, settled_machines(app));
     Rollout r;
@@ -558,26 +575,10 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const RolloutOrder &ord
     if (!made) return std::unexpected(made.error());
     return go(app, std::move(made->rollout), std::move(made->specs), false);
   }
-  return fail(ErrorCode::kAborted, "App " + app.name() + " is being deployed by others all the time",
-              "Try again.");
+  return always_deployed(app);
 }
 
-Result<RolloutResult> Deployer::deploy(const App &app, const DeployOrder &order) {
-  return logged(entry("deploy", app), [&](AuditEntry &about) {
-    auto done = roll_out(app, order, about);
-    manifests_.clear();
-    if (!done) return done;
-    about.version = done->version;
-    about.release = done->release;
-    if (done->failed)
-      about.outcome = outcome_of(*done->failed);
-    else if (done->release == 0)
-      about.action.clear();
-    return done;
-  });
-}
-
-Result<RolloutResult> Deployer::roll_out(const App &app, const DeployOrder &order, AuditEntry &) {
+Result<RolloutResult> Deployer::roll_out(const App &app, const DeployOrder &order) {
   ReleaseDraft draft{order.reason, order.policy.over(policy_), order.configs};
   for (MachineConfig &c : draft.configs) {
     COFFER_TRY(c.image, host_.ensure_image(c.image, order.pull));
@@ -640,8 +641,7 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const DeployOrder &orde
     for (const std::string &id : made_ids) COFFER_CHECK(host_.finish_cut_off(id));
     return go(app, std::move(made->rollout), std::move(made->specs), false);
   }
-  return fail(ErrorCode::kAborted, "App " + app.name() + " is being deployed by others all the time",
-              "Try again.");
+  return always_deployed(app);
 }
 
 Result<RolloutResult> Deployer::roll_back_release(const App &app, uint64_t number, bool hasty) {

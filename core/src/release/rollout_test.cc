@@ -36,7 +36,10 @@ MachineConfig config_of(const std::string &process, const std::string &image = "
 
 class RolloutTest : public testing::Test {
  protected:
-  RolloutTest() : app_(*us_.deployer.create_app("web")) { us_.at_once(4); }
+  RolloutTest() : app_(*us_.deployer.create_app("web")) {
+    us_.at_once(4);
+    us_.deployer.set_patience(std::chrono::seconds(60), std::chrono::milliseconds(0));
+  }
 
   void run(const std::string &name, std::vector<Check> checks = {}) {
     MachineConfig config;
@@ -294,6 +297,26 @@ TEST_P(CutOff, OneThatIsAtWorkIsLeftAlone) {
   EXPECT_TRUE(us_.vault.rollout(app_).value());
   EXPECT_THAT(us_.deployer.end_rollout(app_, true), Fails(ErrorCode::kFailedPrecondition, "right now"));
   EXPECT_TRUE(us_.deployer.under_way(app_).value()->alive);
+}
+
+// After a reboot, or of another host: nothing but its silence tells.
+TEST_P(CutOff, OneOfAnotherBootIsTakenOnceItGivesNoSign) {
+  const uint64_t release = cut_off(1);
+  auto stored = us_.vault.rollout(app_).value();
+  stored->rollout.owner = kDead;
+  ASSERT_TRUE(ok(us_.vault.keep_rollout(app_, *stored)));
+  ASSERT_TRUE(ok(us_.deployer.finish_cut_off(app_)));
+  EXPECT_TRUE(us_.deployer.under_way(app_).value()->alive);
+  // As an agent does it, which looks again and again, and as coffer-api, with another Deployer each time.
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (us_.vault.rollout(app_).value() && std::chrono::steady_clock::now() < give_up) {
+    Process them(world_);
+    them.deployer.set_patience(std::chrono::milliseconds(50), std::chrono::milliseconds(0));
+    ASSERT_TRUE(ok(them.deployer.finish_cut_off(app_)));
+  }
+  EXPECT_NE(outcome(release), ReleaseOutcome::kRunning);
+  EXPECT_THAT(values("A"), AllOf(SizeIs(3), Each(GetParam() == Rollout::Stage::kForward ? "two" : "one")));
+  expect_tidy();
 }
 
 INSTANTIATE_TEST_SUITE_P(Stages, CutOff, testing::Values(Rollout::Stage::kForward, Rollout::Stage::kBack));

@@ -116,7 +116,7 @@ struct Process {
              SigningKey::from_seed(filled<32>(2))->public_key()),
         agent(Agent::create(agent_config())),
         deployer(vault, keys, agent, "ann@laptop", &api_log) {
-    deployer.set_patience(std::chrono::milliseconds(0), std::chrono::milliseconds(0));
+    deployer.set_patience(std::chrono::milliseconds(100), std::chrono::milliseconds(0));
   }
   Agent::Config agent_config() {
     return {

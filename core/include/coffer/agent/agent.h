@@ -110,6 +110,7 @@ class Agent : public MachineHost {
                      const std::function<Result<void>()> &still_wanted);
   Result<void> try_once(const MachineState &, const Check &);
   void take_log(ByteSpan handle, const BootOrder &, const std::vector<OpenedSecret> *, Boot &) const;
+  MachineView stored_view(const MachineState &) const;  // without what the runtime says
   void note_started(MachineState &) const;  // its `current` runs: the receipt
   void step(const std::string &machine, std::string_view what) const;
   void tell(const std::string &machine) const {

@@ -250,14 +250,16 @@ class Deployer {
   }
 
   struct Run;  // one roll-out, by its owner: rollout.cc
-  friend struct Run;
   Result<RolloutResult> roll_out(const App &, const RolloutOrder &);
-  Result<RolloutResult> roll_out(const App &, const DeployOrder &, AuditEntry &);
+  Result<RolloutResult> roll_out(const App &, const DeployOrder &);
+  template <class Order>
+  Result<RolloutResult> logged_rollout(const App &, const Order &);
+  static std::unexpected<Error> always_deployed(const App &);
   // Nothing: the way is free.  Else what has become of the roll-out that was in the way.
   Result<std::optional<RolloutResult>> clear_the_way(const App &);
   Result<RolloutResult> go(const App &, StoredRollout, std::vector<SignedSpec> specs, bool back);
-  bool alive(const Rollout &) const;
-  Result<void> wait_for(const App &, const StoredRollout &);
+  bool alive(const StoredRollout &) const;
+  Result<void> wait_for(const App &, uint64_t release);
   Result<void> finish_rollout(const App &, std::vector<std::string> &warnings);
   Result<MachineConfig> config_of(const App &, const MachineStatus &) const;
   DeployPolicy policy_of(const std::optional<Release> &) const;
