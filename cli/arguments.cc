@@ -1,5 +1,7 @@
 #include "arguments.h"
 
+#include <charconv>
+
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
@@ -433,6 +435,17 @@ std::variant<Arguments, Exit> parse(int argc, char **argv, std::vector<TakenValu
     return Exit{2};
   }
   return a;
+}
+
+Result<uint64_t> number_argument(const Arguments &a, std::string_view of, std::string remedy) {
+  uint64_t n = 0;
+  if (a.words.empty()) return n;
+  const std::string &text = a.words.front();
+  const auto [rest, e] = std::from_chars(text.data(), text.data() + text.size(), n);
+  if (e != std::errc() || rest != text.data() + text.size() || n == 0)
+    return fail(ErrorCode::kInvalidArgument, "argument 1: expected the number of a " + std::string(of),
+                std::move(remedy));
+  return n;
 }
 
 }  // namespace coffer::cli

@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "coffer/base/result.h"
 #include "coffer/base/secret_bytes.h"
 
 namespace coffer::cli {
@@ -44,6 +45,9 @@ struct Arguments {
   bool once = false, user_unit = false, print = false;  // of `agent`
   uint64_t lines = 0, timeout_s = 0;
 };
+
+// The only word, a number from 1; 0: it is not there.
+Result<uint64_t> number_argument(const Arguments &, std::string_view of, std::string remedy);
 
 // Takes the values of `secrets set` out of argv.  Called first of all.
 std::vector<TakenValue> take_values(int argc, char **argv);

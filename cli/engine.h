@@ -52,8 +52,6 @@ class Engine {
   // ---- in either mode ----
   // The values of a command of this host (`only` empty: all), its grant revoked again.
   Result<std::vector<Delivery>> environment(const App &, const std::set<std::string> &only);
-  // Before results are printed.
-  void end_progress() { progress_.end(); }
   // The App that the command is about: -a, COFFER_APP, App config.
   Result<App> app();
   Result<App> app(std::string_view name);

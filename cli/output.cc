@@ -36,20 +36,27 @@ int exit_code(ErrorCode code) {
 }
 
 namespace {
+std::function<void()> end_drawing;
 void write_line(std::FILE *to, std::string_view a, std::string_view b) {
   std::fwrite(a.data(), 1, a.size(), to);
   std::fwrite(b.data(), 1, b.size(), to);
   std::fputc('\n', to);
 }
+void result_line(std::FILE *to, std::string_view a, std::string_view b) {
+  if (end_drawing) end_drawing();
+  write_line(to, a, b);
+}
 }  // namespace
+
+void set_drawing(std::function<void()> end) { end_drawing = std::move(end); }
 
 void print_error(const Error &e) {
   std::fflush(stdout);
-  write_line(stderr, "Error: ", printable(e.message, 4096));
+  result_line(stderr, "Error: ", printable(e.message, 4096));
   if (!e.remedy.empty()) write_line(stderr, "", printable(e.remedy, 4096));
 }
-void print_warning(std::string_view text) { write_line(stderr, "Warning: ", printable(text, 4096)); }
-void print(std::string_view line) { write_line(stdout, line, ""); }
+void print_warning(std::string_view text) { result_line(stderr, "Warning: ", printable(text, 4096)); }
+void print(std::string_view line) { result_line(stdout, line, ""); }
 void print_json(const JsonWriter &j) { print(j.str()); }
 void print_progress(std::string_view line) { write_line(stderr, "", printable(line, 4096)); }
 
@@ -68,6 +75,7 @@ void print_table(const std::vector<std::vector<std::string>> &rows) {
     }
     out += '\n';
   }
+  if (end_drawing) end_drawing();
   std::fwrite(out.data(), 1, out.size(), stdout);
 }
 

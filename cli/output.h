@@ -3,6 +3,7 @@
 #define COFFER_CLI_OUTPUT_H
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,10 @@ namespace coffer::cli {
 // Documented exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict, 5 not allowed, 6 backend
 // unavailable, 7 invalid input, 130 interrupted.
 int exit_code(ErrorCode);
+
+// What is drawn on the terminal ends before any of the others but print_progress() writes there; {}: nothing
+// is drawn.
+void set_drawing(std::function<void()> end);
 
 // "Error: WHAT: WHY" and a line with the remedy, on stderr.
 void print_error(const Error &);

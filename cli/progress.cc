@@ -30,9 +30,18 @@ std::string seconds(std::chrono::steady_clock::duration d) {
 
 }  // namespace
 
+Progress::Progress(bool live) : live_(live) {
+  if (live_) set_drawing([this] { end(); });
+}
+
+Progress::~Progress() {
+  if (live_) set_drawing({});
+  end();
+}
+
 void Progress::tell(std::string_view machine, std::string_view step) {
   const std::lock_guard lock(mutex_);
-  if (!live_ || ended_)
+  if (!live_ || ends_)
     return print_progress(machine.empty() ? std::string(step)
                                           : "Machine " + std::string(machine) + ": " + std::string(step));
   const auto now = Clock::now();
@@ -51,7 +60,7 @@ void Progress::tell(std::string_view machine, std::string_view step) {
 // The times go on.
 void Progress::tick() {
   std::unique_lock lock(mutex_);
-  while (!wake_.wait_for(lock, 500ms, [this] { return ended_; })) draw();
+  while (!wake_.wait_for(lock, 500ms, [this] { return ends_; })) draw();
 }
 
 void Progress::draw() {
@@ -87,10 +96,17 @@ void Progress::draw() {
 void Progress::end() {
   {
     const std::lock_guard lock(mutex_);
-    if (std::exchange(ended_, true)) return;
+    if (!ticker_.joinable()) return;
+    ends_ = true;
   }
   wake_.notify_all();
-  if (ticker_.joinable()) ticker_.join();
+  ticker_.join();
+  const std::lock_guard lock(mutex_);
+  ticker_ = {};
+  ends_ = false;
+  head_.clear();
+  rows_.clear();
+  drawn_ = 0;
 }
 
 }  // namespace coffer::cli

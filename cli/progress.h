@@ -14,13 +14,13 @@ namespace coffer::cli {
 
 class Progress {
  public:
-  // `live`: as a table.
-  explicit Progress(bool live) : live_(live) {}
-  ~Progress() { end(); }
+  // `live`: as a table, which ends when something else is printed.
+  explicit Progress(bool live);
+  Progress(const Progress &) = delete;
+  Progress &operator=(const Progress &) = delete;
+  ~Progress();
   // `machine` empty: of all.
   void tell(std::string_view machine, std::string_view step);
-  // The table stays as it is; what is printed from here on stands below it.
-  void end();
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -28,13 +28,14 @@ class Progress {
     std::string machine, step;
     Clock::time_point since, changed;
   };
+  void end();  // the table stays as it is, and the next step begins another one
   void tick();
   void draw();
 
   const bool live_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  bool ended_ = false;
+  bool ends_ = false;
   std::string head_;
   std::vector<Row> rows_;  // in the order in which they came
   size_t drawn_ = 0;       // lines on the terminal

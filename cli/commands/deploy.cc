@@ -1,6 +1,5 @@
 // coffer deploy, coffer releases list | rollback
 #include <algorithm>
-#include <charconv>
 
 #include "../app_file.h"
 #include "../rollout_report.h"
@@ -9,8 +8,8 @@
 namespace coffer::cli {
 namespace {
 
-Result<int> report(Arguments &a, Engine &engine, const App &app, const RolloutResult &r) {
-  engine.end_progress();
+// `undone`: it went back because that was asked for.
+Result<int> report(const Arguments &a, const App &app, RolloutResult r, bool undone = false) {
   if (a.json) {
     JsonWriter j;
     j.begin_object().field("version", r.version);
@@ -21,7 +20,9 @@ Result<int> report(Arguments &a, Engine &engine, const App &app, const RolloutRe
     print("Nothing to deploy: the Machines are as the App config wants them, with the newest secrets.");
   } else {
     print_rollout(r);
+    if (undone) print("Release " + std::to_string(r.release) + " was undone.");
   }
+  if (undone) r.failed.reset();
   return outcome(app, r, "");
 }
 
@@ -71,24 +72,7 @@ Result<int> deploy(Arguments &a) {
   catch_interrupts();
   COFFER_TRY(Control * control, engine->control());
   COFFER_TRY(const RolloutResult r, ends ? control->end_rollout(app, a.abort) : control->deploy(app, order));
-  if (a.abort && r.failed && !r.unfinished) {
-    // What was asked for.
-    RolloutResult undone = r;
-    undone.failed.reset();
-    COFFER_TRY(const int code, outcome(app, undone, ""));
-    if (a.json) {
-      JsonWriter j;
-      j.begin_object().field("version", r.version);
-      write_machines(j, r);
-      j.end_object();
-      print_json(j);
-    } else {
-      for (const MachineResult &m : r.machines) print("Machine " + m.name + " (" + m.id + "): " + m.result);
-      print("Release " + std::to_string(r.release) + " was undone.");
-    }
-    return code;
-  }
-  return report(a, *engine, app, r);
+  return report(a, app, r, a.abort && r.failed && !r.unfinished);
 }
 
 Result<int> releases_list(Arguments &a) {
@@ -134,20 +118,13 @@ Result<int> releases_list(Arguments &a) {
 }
 
 Result<int> releases_rollback(Arguments &a) {
-  uint64_t number = 0;
-  if (!a.words.empty()) {
-    const std::string &text = a.words.front();
-    const auto [rest, e] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (e != std::errc() || rest != text.data() + text.size() || number == 0)
-      return fail(ErrorCode::kInvalidArgument, "argument 1: expected the number of a release",
-                  "See `coffer releases list`.");
-  }
+  COFFER_TRY(const uint64_t number, number_argument(a, "release", "See `coffer releases list`."));
   COFFER_TRY(const auto engine, Engine::open(a));
   COFFER_TRY(const App app, engine->app());
   catch_interrupts();
   COFFER_TRY(Control * control, engine->control());
   COFFER_TRY(const RolloutResult r, control->roll_back_release(app, number, a.detach));
-  return report(a, *engine, app, r);
+  return report(a, app, r);
 }
 
 }  // namespace coffer::cli

@@ -1,6 +1,6 @@
 // coffer secrets set | import | unset | list | plan | history | rollback | purge | deploy
 #include <algorithm>
-#include <charconv>
+#include <set>
 
 #include "../files.h"
 #include "../rollout_report.h"
@@ -116,7 +116,6 @@ Result<int> finish(Arguments &a, Engine &engine, const App &app, const Changes &
   if (!a.stage) {
     COFFER_TRY(Control * control, engine.control());
     auto done = control->rollout(app, {std::string(reason), false, a.detach});
-    engine.end_progress();
     if (!done && !changed.empty())
       return fail(done.error().code, done.error().message + "; the change is stored, and staged",
                   done.error().remedy);
@@ -323,14 +322,7 @@ Result<int> secrets_history(Arguments &a) {
 }
 
 Result<int> secrets_rollback(Arguments &a) {
-  uint64_t version = 0;
-  if (!a.words.empty()) {
-    const std::string &text = a.words.front();
-    const auto [rest, e] = std::from_chars(text.data(), text.data() + text.size(), version);
-    if (e != std::errc() || rest != text.data() + text.size() || version == 0)
-      return fail(ErrorCode::kInvalidArgument, "argument 1: expected the number of a version",
-                  "See `coffer secrets history`.");
-  }
+  COFFER_TRY(const uint64_t version, number_argument(a, "version", "See `coffer secrets history`."));
   COFFER_TRY(const auto engine, Engine::open(a));
   COFFER_TRY(const App app, engine->app());
   if (!a.stage) catch_interrupts();
@@ -340,16 +332,15 @@ Result<int> secrets_rollback(Arguments &a) {
   COFFER_TRY(const Control::Secrets after, control->secrets(app));
   Changes changes;
   changes.version = now;
-  for (const SecretView &s : after.all)
-    if (s.entry.version == now && now > before.version && s.status != SecretStatus::kRemoved)
-      changes.changed.push_back(s.entry.name);
-  const auto there = [](const Control::Secrets &all, const std::string &name) {
-    return std::ranges::any_of(all.all, [&](const SecretView &s) {
-      return s.entry.name == name && s.status != SecretStatus::kRemoved;
-    });
-  };
+  std::set<std::string_view> there;
+  for (const SecretView &s : after.all) {
+    if (s.status == SecretStatus::kRemoved) continue;
+    there.insert(s.entry.name);
+    if (s.entry.version == now && now > before.version) changes.changed.push_back(s.entry.name);
+  }
   for (const SecretView &s : before.all)
-    if (there(before, s.entry.name) && !there(after, s.entry.name)) changes.removed.push_back(s.entry.name);
+    if (s.status != SecretStatus::kRemoved && !there.contains(s.entry.name))
+      changes.removed.push_back(s.entry.name);
   if (now == before.version && !a.json) print("Nothing to roll back: the secrets are those of that version.");
   return finish(a, *engine, app, changes, "secrets rollback");
 }
@@ -361,7 +352,6 @@ Result<int> secrets_purge(Arguments &a) {
   COFFER_TRY(const App app, engine->app());
   COFFER_TRY(Control * control, engine->control());
   COFFER_TRY(const Deployer::Purged purged, control->purge(app, name));
-  engine->end_progress();
   if (a.json) {
     JsonWriter j;
     api::write(j, purged);
