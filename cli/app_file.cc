@@ -105,11 +105,6 @@ Result<void> check_config(const MachineConfig &c) {
   }
   COFFER_CHECK(check_guest_paths(paths));
   COFFER_CHECK(check_reload(reloads));
-  for (const auto &[path, reload] : reloads)
-    if (!reload.empty())
-      return fail(ErrorCode::kInvalidArgument,
-                  "[[files]] reload of " + path + ": files of a running Machine are not replaced yet",
-                  "Take it out: a new value boots the Machine anew.");
   COFFER_CHECK(check_mounts(c.mounts, paths));
   return check_ports(c.ports);
 }

@@ -132,6 +132,7 @@ class Host {
       Entry e;
       e.name = name;
       e.version = number;
+      e.record = sha256(as_bytes(name + "=" + value));
       e.flags = value_flags(name, SecretBytes::copy_of(as_bytes(value)));
       o.secrets.push_back(e);
       keys.values[name] = value;
@@ -848,7 +849,8 @@ TEST(DISABLED_AgentProcess, BootsAgainAndAgain) {
   Host host(folder);
   Agent agent = host.agent();
   const uint64_t first = std::stoul(std::getenv("COFFER_TEST_SPEC"));
-  const BootOrder orders[] = {host.order(first, {{"A", "1"}}), host.order(first + 1, {{"A", "1"}})};
+  const BootOrder orders[] = {host.order(first, {{"A", std::to_string(first)}}),
+                              host.order(first + 1, {{"A", std::to_string(first + 1)}})};
   for (int i = 0; i < 15; ++i) {
     const auto out = agent.boot_again(orders[i % 2]);
     ASSERT_TRUE(ok(out));
@@ -998,6 +1000,189 @@ TEST_F(AgentTest, AMachineThatIsNotWantedAnyMoreEndsItsProbation) {
   EXPECT_EQ(asked, 2);
 }
 
+// ---- an instance that stays ----
+
+class StayTest : public AgentTest {
+ protected:
+  static constexpr Probation kMayStay{.may_stay = true};
+  StayTest() {
+    for (const auto &[path, secret, reload] : {std::tuple{"/secrets/a", "A", "signal:SIGHUP"},
+                                               std::tuple{"/certs/b", "B", "none"},
+                                               std::tuple{"/etc/c", "C", ""}}) {
+      FileBinding f;
+      f.guest_path = path;
+      f.secret = secret;
+      f.reload = reload;
+      config_.files.push_back(std::move(f));
+    }
+  }
+  static std::map<std::string, std::string> secrets(const std::map<std::string, std::string> &other = {}) {
+    std::map<std::string, std::string> all = other;
+    for (const char *name : {"A", "B", "C", "D"}) all.emplace(name, std::string("the value of ") + name);
+    return all;
+  }
+  BootOrder order(uint64_t number, const std::map<std::string, std::string> &other = {}) {
+    return host_.order(number, secrets(other), config_);
+  }
+  std::string instance() { return state().current->instance_id; }
+  std::string file(const std::string &name) { return machines_.get(instance(), "file-" + name).value_or(""); }
+  // Booted on top of what runs: did the instance stay?
+  bool stays(const BootOrder &next, BootOutcome::Done how) {
+    const std::string before = instance();
+    const BootOutcome out = booted(next, nullptr, kMayStay);
+    EXPECT_FALSE(out.failed) << out.failed->message;
+    EXPECT_EQ(out.done, how);
+    EXPECT_EQ(state().current->spec, host_.hash(next));
+    EXPECT_EQ(state().state, State::kStarted);
+    expect_clean({instance()});
+    return instance() == before;
+  }
+
+  MachineConfig config_;
+};
+using Done = BootOutcome::Done;
+
+TEST_F(StayTest, NewValuesOfFilesThatAreReloadedAreReplacedInTheRunningInstance) {
+  booted(order(1));
+  const Bytes receipt = state().receipt;
+  fakes::forget_calls(machines_.folder());
+  EXPECT_TRUE(stays(order(2, {{"A", "new A"}}), Done::kReloaded));
+  EXPECT_EQ(file(",secrets,a"), "new A");
+  EXPECT_EQ(file(",certs,b"), "the value of B");
+  EXPECT_NE(state().receipt, receipt);
+  EXPECT_THAT(calls(machines_.folder()), ElementsAre("token", "open", "update " + instance() + " SIGHUP"));
+  fakes::forget_calls(machines_.folder());
+  EXPECT_TRUE(stays(order(3, {{"A", "new A"}, {"B", "new B"}}), Done::kReloaded));
+  EXPECT_EQ(file(",certs,b"), "new B");
+  EXPECT_THAT(calls(machines_.folder()), ElementsAre("token", "open", "update " + instance()));
+  fakes::forget_calls(machines_.folder());
+  EXPECT_TRUE(stays(order(4), Done::kReloaded));
+  EXPECT_EQ(file(",secrets,a") + ", " + file(",certs,b"), "the value of A, the value of B");
+  EXPECT_THAT(calls(machines_.folder()), ElementsAre("token", "open", "update " + instance() + " SIGHUP"));
+}
+
+TEST_F(StayTest, WhereNothingOfItChangesNothingIsOpenedAndTheReceiptSaysSo) {
+  booted(order(1));
+  const Bytes receipt = state().receipt;
+  fakes::forget_calls(machines_.folder());
+  BootOrder next = order(2);
+  std::vector<std::string> fetched;
+  next.fetch = [&](const std::vector<std::string> &names) -> Result<BootOrder::Sealed> {
+    fetched = names;
+    return BootOrder::Sealed{};
+  };
+  EXPECT_TRUE(stays(next, Done::kUnchanged));
+  EXPECT_THAT(calls(machines_.folder()), IsEmpty());
+  EXPECT_THAT(fetched, ElementsAre("A", "B", "C", "D")) << "an order that is kept has to be whole";
+  EXPECT_NE(state().receipt, receipt);
+}
+
+TEST_F(StayTest, EverythingElseTakesANewInstance) {
+  booted(order(1));
+  EXPECT_FALSE(stays(order(2, {{"C", "new C"}}), Done::kBooted)) << "a file that is not replaced";
+  EXPECT_FALSE(stays(order(3, {{"C", "new C"}, {"D", "new D"}}), Done::kBooted)) << "a variable";
+  EXPECT_FALSE(stays(order(4, {{"A", "new A"}, {"D", "newer D"}}), Done::kBooted)) << "both kinds";
+  EXPECT_FALSE(stays(order(5, {{"E", "one more"}}), Done::kBooted)) << "a new variable";
+  EXPECT_FALSE(stays(order(6), Done::kBooted)) << "one variable less";
+  config_.argv = {"serve"};
+  EXPECT_FALSE(stays(order(7), Done::kBooted)) << "another config";
+  config_.files[0].reload = "none";
+  EXPECT_FALSE(stays(order(8), Done::kBooted)) << "files that are replaced otherwise";
+  const std::string before = instance();
+  EXPECT_FALSE(booted(order(9)).failed);
+  EXPECT_NE(instance(), before) << "who restarts a Machine wants a new instance";
+  machines_.end(instance(), 0);
+  EXPECT_FALSE(stays(order(10), Done::kBooted)) << "one that does not run";
+}
+
+TEST_F(StayTest, FilesThatCannotBeReplacedAreBootedAnew) {
+  const BootOrder first = order(1);
+  booted(first);
+  const std::string before = instance();
+  fail_next(machines_.folder(), "update");
+  const BootOrder next = order(2, {{"A", "new A"}});
+  const BootOutcome out = booted(next, &first, kMayStay);
+  EXPECT_FALSE(out.failed) << out.failed->message;
+  EXPECT_EQ(out.done, Done::kBooted);
+  ASSERT_THAT(out.warnings, SizeIs(1));
+  EXPECT_THAT(out.warnings[0], HasSubstr("is booted anew, for its files could not be replaced"));
+  EXPECT_NE(instance(), before);
+  EXPECT_EQ(file(",secrets,a"), "new A");
+  expect_clean({instance()});
+}
+
+TEST_F(StayTest, WhatIsNoGoodWithNewFilesGoesBackToANewInstance) {
+  config_.checks = {{.name = "open", .port = 80, .interval_ms = 10}};
+  const BootOrder first = order(1);
+  booted(first);
+  const std::string before = instance();
+  const BootOrder next = order(2, {{"A", "new A"}});
+  keys_.before_open = [&] {  // of the way back
+    if (state().state == State::kStarting || state().failed) keys_.values["A"] = "the value of A";
+  };
+  const BootOutcome out = booted(next, &first, {.may_stay = true, .checks = true, .patience_ms = 50});
+  ASSERT_TRUE(out.failed);
+  EXPECT_THAT(out.failed->message, HasSubstr("its check open did not pass"));
+  EXPECT_TRUE(out.went_back);
+  EXPECT_NE(instance(), before);
+  EXPECT_EQ(state().current->spec, host_.hash(first));
+  EXPECT_EQ(position(calls(machines_.folder()), "update " + before) > 0, true) << "it was tried in place";
+  expect_clean({instance()});
+}
+
+TEST_F(StayTest, TheWayBackOfARolloutIsInPlaceToo) {
+  const BootOrder first = order(1);
+  booted(first);
+  const std::string before = instance();
+  const BootOrder next = order(2, {{"A", "new A"}});
+  EXPECT_TRUE(stays(next, Done::kReloaded));
+  keys_.values["A"] = "the value of A";
+  const auto back = agent_.boot_again(first, host_.hash(next));
+  ASSERT_TRUE(ok(back));
+  EXPECT_EQ(back->done, Done::kReloaded);
+  EXPECT_EQ(instance(), before);
+  EXPECT_EQ(file(",secrets,a"), "the value of A");
+  EXPECT_EQ(state().current->spec, host_.hash(first));
+}
+
+// The process that replaced files died: nobody knows what is in them.
+TEST_F(StayTest, FilesWhoseReplacementWasCutOffAreBootedAnewForwardAndBack) {
+  const BootOrder first = order(1), next = order(2, {{"A", "new A"}});
+  for (const bool forward : {true, false}) {
+    keys_.values["A"] = "the value of A";
+    ASSERT_TRUE(ok(agent_.boot_again(first)));
+    const std::string before = instance();
+    MachineState cut = state();
+    cut.state = State::kStarting;
+    cut.current->made_of = {};
+    cut.lease_owner = kDead;
+    store(cut);
+    EXPECT_TRUE(view().cut_off);
+    if (forward) keys_.values["A"] = "new A";
+    const auto out = forward ? agent_.boot(next, &first, kMayStay) : agent_.boot_again(first, host_.hash(next));
+    ASSERT_TRUE(ok(out));
+    EXPECT_FALSE(out->failed);
+    EXPECT_NE(instance(), before);
+    EXPECT_EQ(file(",secrets,a"), forward ? "new A" : "the value of A");
+    EXPECT_EQ(state().current->spec, host_.hash(forward ? next : first));
+    expect_clean({instance()});
+  }
+  // The new instance cannot be made: the old one, with whatever is in it, is not what is gone back to.
+  ASSERT_TRUE(ok(agent_.boot_again(first)));
+  const std::string before = instance();
+  MachineState cut = state();
+  cut.state = State::kStarting;
+  cut.current->made_of = {};
+  cut.lease_owner = kDead;
+  store(cut);
+  fail_next(machines_.folder(), "create");
+  const auto out = agent_.boot(order(3, {{"A", "newest A"}}), &first, kMayStay);
+  ASSERT_TRUE(ok(out));
+  EXPECT_TRUE(out->failed);
+  EXPECT_TRUE(out->went_back);
+  EXPECT_NE(instance(), before);
+}
+
 // ---- the stored state ----
 
 TEST(AgentState, ComesBackAsItWasAndIsRefusedWhenItIsCutOrChanged) {
@@ -1007,7 +1192,7 @@ TEST(AgentState, ComesBackAsItWasAndIsRefusedWhenItIsCutOrChanged) {
   s.machine = kMachine;
   s.name = "web-1";
   s.state = State::kStopping;
-  s.current = InstanceRecord{"one", {1, 2}, filled<32>(2), 3, 4, 5, 6};
+  s.current = InstanceRecord{"one", {1, 2}, filled<32>(2), 3, 4, 5, 6, filled<32>(7), {filled<32>(8)}};
   s.pending = InstanceRecord{"two", {}, filled<32>(3), 7, 8, 9, 0};
   s.leftovers = {{1}, {2, 3}};
   s.last_good = filled<32>(4);
@@ -1022,6 +1207,8 @@ TEST(AgentState, ComesBackAsItWasAndIsRefusedWhenItIsCutOrChanged) {
   ASSERT_TRUE(ok(again));
   EXPECT_EQ(encode(*again), bytes);
   EXPECT_EQ(again->current->handle, s.current->handle);
+  EXPECT_EQ(again->current->made_of, s.current->made_of);
+  EXPECT_EQ(again->current->files, s.current->files);
   EXPECT_EQ(again->leftovers, s.leftovers);
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(decode_state(ByteSpan(bytes).first(n))) << n;
   Bytes longer = bytes;
@@ -1043,14 +1230,23 @@ TEST(AgentState, ComesBackAsItWasAndIsRefusedWhenItIsCutOrChanged) {
   const auto failed = decode_state(encode(s));
   ASSERT_TRUE(ok(failed));
   EXPECT_EQ(failed->failed->handle, s.failed->handle);
-  // As it was before failed instances were kept, and before ends were noted.
-  for (const auto &[version, less] : {std::pair('2', 1), std::pair('1', 2)}) {
-    Bytes old(bytes.begin(), bytes.end() - less);
+  // As it was before instances were kept with what they are made of, before failed ones were kept, and before
+  // ends were noted.
+  Bytes older = bytes;
+  const Hash made_of = filled<32>(7);
+  const auto at = std::ranges::search(older, made_of).begin();
+  older.erase(at, at + 32 + 4 + 32);  // of `current`, with one file; `pending` has none
+  const auto none = std::ranges::search(older, Bytes(32 + 4)).begin();
+  older.erase(none, none + 32 + 4);
+  for (const auto &[version, less] : {std::pair('3', 0), std::pair('2', 1), std::pair('1', 2)}) {
+    Bytes old(older.begin(), older.end() - less);
     old[3] = static_cast<uint8_t>(version);
     const auto first = decode_state(old);
     ASSERT_TRUE(ok(first)) << version;
     EXPECT_FALSE(first->end);
     EXPECT_FALSE(first->failed);
+    EXPECT_EQ(first->current->started_ms, 6u);
+    EXPECT_EQ(first->current->made_of, Hash{});
   }
   for (const int v : {0, 8, 255}) {
     s.state = static_cast<State>(v);

@@ -69,14 +69,6 @@ std::string bindings_for(std::string_view injector, const MachineConfig &config,
   return j.str();
 }
 
-// What a Machine that does not run is to be booted from next.
-void becomes(InstanceRecord &i, const SignedSpec &spec) {
-  i.spec = spec.hash;
-  i.spec_number = spec.spec.number;
-  i.version = spec.spec.version;
-  i.release = spec.spec.release;
-}
-
 // One entry or one file; two of a kind at one place cannot both be there.
 std::string place(const Delivery &d) { return (d.via == COFFER_VIA_ENV ? "variable " : "file ") + d.name; }
 
@@ -91,6 +83,7 @@ std::vector<Delivery> Agent::Plan::places() const {
       d.secret = n.where.secret;
       d.name = n.where.name;
       d.mode = n.where.mode;
+      d.in_folder = n.where.in_folder;
       d.has_owner = n.where.has_owner;
       d.uid = n.where.uid;
       d.gid = n.where.gid;
@@ -124,7 +117,8 @@ Result<Agent::Plan> Agent::plan(const BootOrder &order, const LaunchSpec &spec,
     piece.request.machine = spec.machine;
     piece.request.bindings_json = bindings_for(injector.name(), spec.config, only);
     COFFER_TRY(piece.needs, injector.plan(piece.request, names, taken));
-    for (const Need &n : piece.needs) {
+    for (Need &n : piece.needs) {
+      n.where.in_folder = replaced_in_place(spec.config, n.where);
       const std::string where = place(n.where);
       if (!places.emplace(where, n.secret).second)
         return fail(ErrorCode::kInvalidArgument, where + " would be given twice",
@@ -276,6 +270,7 @@ Result<void> Agent::boot_once(Held &held, const BootOrder &order, const SignedSp
   instance.spec_number = spec.spec.number;
   instance.version = spec.spec.version;
   instance.release = spec.spec.release;
+  what.note_made_of(instance, order, config);
   m.pending = instance;
   COFFER_CHECK(save(held));  // before it exists: who finds this lease dead knows what to look for
 
@@ -380,7 +375,7 @@ Result<BootOutcome> Agent::boot_again(const BootOrder &previous, std::optional<H
     // Its number is lower than that of what runs, by intent.
     if (m.current) m.current->spec_number = 0;
     going_back_ = true;
-    auto out = boot_held(held, spec, previous, nullptr, {});
+    auto out = boot_held(held, spec, previous, nullptr, {.may_stay = true});
     going_back_ = false;
     // Whoever tries again, tries this one.
     if (out && out->failed && m.current && m.state == State::kFailed) becomes(*m.current, spec);
@@ -411,7 +406,8 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
     return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs launch spec " +
                                          std::to_string(m.current->spec_number) + " already, which is newer");
   Boot boot;
-  boot.old_stopped = m.state == State::kStarting;  // by a boot that was cut off
+  // By a boot that was cut off; or it runs, and its files are of two launch specs.
+  const bool cut_off = boot.old_stopped = m.state == State::kStarting;
   // What cannot be removed now is removed later: the way back comes first.
   const auto forget_pending = [&](bool keep) {
     if (!m.pending) return;
@@ -449,7 +445,13 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   };
   const auto booted = [&]() -> Result<void> {
     const bool again = m.current && m.current->spec == spec.hash && m.state == State::kStarted;
-    if (!again || !old_runs()) return boot_once(held, next, spec, probation, boot);
+    if (!again || !old_runs()) {
+      if (probation.may_stay) {
+        COFFER_TRY(const bool stayed, stay(held, next, spec, probation, boot));
+        if (stayed) return {};
+      }
+      return boot_once(held, next, spec, probation, boot);
+    }
     // By a roll-out that was cut off; its values are not known here any more.
     boot.started = true;
     const auto proved = prove(m, spec.spec.config, probation, next.still_wanted);
@@ -459,7 +461,7 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   if (!booted) {
     out.failed = booted.error();
     forget_pending(boot.start_tried);
-    if (!boot.started && old_runs()) {
+    if (!boot.started && !cut_off && !boot.reloading && old_runs()) {
       out.went_back = true;
       m.state = State::kStarted;
     } else if ((boot.old_stopped || boot.started) && way_back) {
@@ -488,6 +490,7 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   }
   if (auto cleared = clear_leftovers(held); !cleared) boot.warnings.push_back(cleared.error().message);
   out.state = m;
+  out.done = boot.done;
   out.warnings = std::move(boot.warnings);
   out.log = std::move(boot.log);
   out.log_withheld = boot.log_withheld;

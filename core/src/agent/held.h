@@ -36,13 +36,28 @@ struct Agent::Plan {
   std::vector<std::string> warnings;
 
   std::vector<Delivery> places() const;
+  // What an instance of this config is made of with these secrets.
+  void note_made_of(InstanceRecord &, const BootOrder &, const MachineConfig &) const;
 };
+
+// What a Machine runs, or is to be booted from next.
+inline void becomes(InstanceRecord &i, const SignedSpec &spec) {
+  i.spec = spec.hash;
+  i.spec_number = spec.spec.number;
+  i.version = spec.spec.version;
+  i.release = spec.spec.release;
+}
+
+// The file at this place gets new values while its Machine runs (FileBinding::reload).
+bool replaced_in_place(const MachineConfig &, const Delivery &);
 
 struct Agent::Boot {
   bool old_stopped = false;  // the instance that ran before was, on the way
   bool start_tried = false;
   bool started = false;   // the new instance is the current one: what failed is its probation
   bool keep_old = false;  // for its log
+  bool reloading = false;  // new values were, or may be, in files of the instance that runs
+  BootOutcome::Done done = BootOutcome::Done::kBooted;
   std::vector<std::string> warnings;
   std::string log;
   bool log_withheld = false;

@@ -134,7 +134,7 @@ Result<BootOutcome> HostClient::boot(Bytes request, const BootOrder &next, const
 
 Result<BootOutcome> HostClient::boot(const BootOrder &next, const BootOrder *way_back, const Probation &p) {
   Encoder e = wire::call(Verb::kBoot);
-  e.u64(p.smoke_ms).u8(p.checks).u64(p.patience_ms);
+  e.u8(p.may_stay).u64(p.smoke_ms).u8(p.checks).u64(p.patience_ms);
   write_order(e, next);
   e.u8(way_back != nullptr);
   if (way_back) write_order(e, *way_back);

@@ -38,6 +38,7 @@ class Session {
       }
       case Verb::kBoot: {
         Probation probation;
+        probation.may_stay = read_flag(d);
         probation.smoke_ms = d.u64();
         probation.checks = read_flag(d);
         probation.patience_ms = d.u64();

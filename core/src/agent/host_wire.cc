@@ -169,7 +169,7 @@ MachineView read_view(Decoder &d) {
 void write_outcome(Encoder &e, const BootOutcome &o) {
   write_state(e, o.state);
   write_error(e, o.failed);
-  e.u8(o.went_back);
+  e.u8(static_cast<uint8_t>(o.done)).u8(o.went_back);
   write_texts(e, o.warnings);
   e.text(o.log).u8(o.log_withheld);
 }
@@ -177,6 +177,9 @@ BootOutcome read_outcome(Decoder &d) {
   BootOutcome o;
   o.state = read_state(d);
   o.failed = read_error(d);
+  const uint8_t done = d.u8();
+  if (done > static_cast<uint8_t>(BootOutcome::Done::kUnchanged)) d.reject();
+  o.done = static_cast<BootOutcome::Done>(done);
   o.went_back = read_flag(d);
   o.warnings = read_texts(d);
   o.log = d.text();

@@ -13,12 +13,13 @@ void write_instance(Encoder &e, const std::optional<InstanceRecord> &i) {
   e.u8(i ? 1 : 0);
   if (!i) return;
   e.text(i->instance_id).bytes(i->handle).raw(i->spec).u64(i->spec_number).u64(i->version).u64(i->release);
-  e.u64(i->started_ms);
+  e.u64(i->started_ms).raw(i->made_of);
+  write_list(e, i->files, [](Encoder &to, const Hash &h) { to.raw(h); });
 }
 
 Bytes copied(ByteSpan b) { return Bytes(b.begin(), b.end()); }
 
-std::optional<InstanceRecord> read_instance(Decoder &d) {
+std::optional<InstanceRecord> read_instance(Decoder &d, bool whole) {
   if (!read_flag(d)) return std::nullopt;
   InstanceRecord i;
   i.instance_id = d.text();
@@ -28,6 +29,9 @@ std::optional<InstanceRecord> read_instance(Decoder &d) {
   i.version = d.u64();
   i.release = d.u64();
   i.started_ms = d.u64();
+  if (!whole) return i;
+  i.made_of = d.array<32>();
+  i.files = read_list<Hash>(d, [](Decoder &from) { return from.array<32>(); });
   return i;
 }
 
@@ -69,7 +73,7 @@ std::string how_it_ended(const InstanceStatus &i) {
 bool cut_off(const MachineState &m) { return (m.pending || m.state == State::kStarting) && !m.owner_alive; }
 
 Bytes encode(const MachineState &m) {
-  Encoder e = begin("cfd3");
+  Encoder e = begin("cfd4");
   e.raw(m.app_id).text(m.app).text(m.machine).text(m.name).u8(static_cast<uint8_t>(m.state));
   write_instance(e, m.current);
   write_instance(e, m.pending);
@@ -87,8 +91,8 @@ Result<MachineState> decode_state(ByteSpan in) {
   Decoder d(in);
   MachineState m;
   const std::string_view magic = as_text(in.first(std::min<size_t>(in.size(), 4)));
-  const bool first = magic == "cfd1", second = magic == "cfd2";
-  begins(d, first ? "cfd1" : second ? "cfd2" : "cfd3");
+  const bool first = magic == "cfd1", second = magic == "cfd2", whole = !first && !second && magic != "cfd3";
+  begins(d, whole ? "cfd4" : magic);
   m.app_id = d.array<16>();
   m.app = d.text();
   m.machine = d.text();
@@ -96,8 +100,8 @@ Result<MachineState> decode_state(ByteSpan in) {
   const uint8_t state = d.u8();
   if (state < 1 || state > static_cast<uint8_t>(State::kDestroyed)) d.reject();
   m.state = static_cast<State>(state);
-  m.current = read_instance(d);
-  m.pending = read_instance(d);
+  m.current = read_instance(d, whole);
+  m.pending = read_instance(d, whole);
   m.leftovers = read_list<Bytes>(d, [](Decoder &from) { return copied(from.bytes()); });
   m.last_good = d.array<32>();
   m.receipt = copied(d.bytes());
@@ -114,7 +118,7 @@ Result<MachineState> decode_state(ByteSpan in) {
     end.again = read_flag(d);
     m.end = end;
   }
-  if (!first && !second) m.failed = read_instance(d);
+  if (!first && !second) m.failed = read_instance(d, whole);
   if (!d.done()) return malformed("Machine state");
   return m;
 }

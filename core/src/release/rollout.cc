@@ -44,6 +44,18 @@ std::vector<size_t> waves_of(size_t n, const DeployPolicy &policy) {
   return out;
 }
 
+std::string_view done_by(BootOutcome::Done how) {
+  switch (how) {
+    case BootOutcome::Done::kBooted:
+      return "started";
+    case BootOutcome::Done::kReloaded:
+      return "reloaded";
+    case BootOutcome::Done::kUnchanged:
+      return "unchanged";
+  }
+  return "";
+}
+
 // With nothing that announces what is waited for.
 void pause(std::chrono::milliseconds time) { ::poll(nullptr, 0, static_cast<int>(time.count())); }
 
@@ -131,7 +143,7 @@ struct Deployer::Run {
     // A newer launch spec got there first, and its manifest has this change too; or it was stopped meanwhile.
     const bool aside = why && (booted ? why->code == ErrorCode::kAborted && unwanted(s.machine)
                                       : why->code == ErrorCode::kAborted || gone(s.machine));
-    out.machines[i].result = !why                          ? "started"
+    out.machines[i].result = !why                          ? done_by(booted->done)
                              : aside                       ? "superseded"
                              : booted && booted->went_back ? "kept"
                                                            : "failed";
@@ -309,7 +321,8 @@ struct Deployer::Run {
     }
     COFFER_TRY(const auto release, d.vault_.release(app, r().release));
     policy = d.policy_of(release);
-    if (!r().hasty) probation = {policy.smoke_ms, true, policy.patience_ms};
+    probation.may_stay = true;
+    if (!r().hasty) probation = {true, policy.smoke_ms, true, policy.patience_ms};
     if (r().stage == Rollout::Stage::kForward && !to_go_back) {
       const auto gone_on = forward();
       if (!gone_on && gone_on.error().code == ErrorCode::kAborted) return std::unexpected(gone_on.error());

@@ -105,6 +105,9 @@ class Agent : public MachineHost {
                                          const std::string &instance_id,
                                          const std::vector<std::string> &names);
   Result<std::vector<Delivery>> render(const Plan &, const std::vector<OpenedSecret> &) const;
+  // Lets the instance that runs have a newer launch spec, and new values in its files.  False: it takes a
+  // new instance.
+  Result<bool> stay(Held &, const BootOrder &, const SignedSpec &, const Probation &, Boot &);
   Result<void> boot_once(Held &, const BootOrder &, const SignedSpec &, const Probation &, Boot &);
   Result<void> prove(const MachineState &, const MachineConfig &, const Probation &,
                      const std::function<Result<void>()> &still_wanted);

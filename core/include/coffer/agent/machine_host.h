@@ -21,6 +21,10 @@ struct InstanceRecord {
   Hash spec{};
   uint64_t spec_number = 0, version = 0, release = 0;
   uint64_t started_ms = 0;
+  // What it was made of: all that takes a new instance to change, and the value in each file that is replaced
+  // in it (FileBinding::reload).  Zeros: not known.
+  Hash made_of{};
+  std::vector<Hash> files;
 };
 
 enum class State : uint8_t { kCreated = 1, kStarting, kStarted, kStopping, kStopped, kFailed, kDestroyed };
@@ -86,13 +90,18 @@ struct BootOrder {
 
 // What an instance that was just booted has to do before it counts as good.
 struct Probation {
+  // The one that runs may stay where nothing else changes than files that are replaced in it; where none does,
+  // it has nothing to prove.
+  bool may_stay = false;
   uint64_t smoke_ms = 0;     // it stays up
   bool checks = false;       // those of its config pass
   uint64_t patience_ms = 0;  // with these
 };
 
 struct BootOutcome {
+  enum class Done : uint8_t { kBooted = 0, kReloaded, kUnchanged };  // the last two: the instance stayed
   MachineState state;
+  Done done = Done::kBooted;
   std::optional<Error> failed;  // why the new instance does not run
   bool went_back = false;       // then the previous launch spec runs again
   std::vector<std::string> warnings;

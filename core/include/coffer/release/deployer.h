@@ -30,8 +30,9 @@ struct MachineStatus {
 
 struct MachineResult {
   std::string id, name;
-  std::string result;  // "started", "kept" (the previous instance runs), "superseded" (by others), "failed",
-                       // "skipped", "removed"
+  // "started", "reloaded" or "unchanged" (its instance stayed), "kept" (the previous instance runs),
+  // "superseded" (by others), "failed", "skipped", "removed"
+  std::string result;
 };
 
 struct RolloutResult {
