@@ -812,7 +812,12 @@ void write(JsonWriter &j, const Plan &p) {
     j.begin_object().field("name", name).field("change", to_string(change)).end_object();
   j.end_array().key("machines").begin_array();
   for (const Plan::Machine &m : p.machines)
-    j.begin_object().field("id", m.id).field("name", m.name).field("version", m.version).end_object();
+    j.begin_object()
+        .field("id", m.id)
+        .field("name", m.name)
+        .field("version", m.version)
+        .field("effect", to_string(m.effect))
+        .end_object();
   j.end_array().end_object();
 }
 Result<Plan> read_plan(const JsonValue &v) {
@@ -831,6 +836,9 @@ Result<Plan> read_plan(const JsonValue &v) {
     COFFER_TRY(one.id, text(m, "id"));
     COFFER_TRY(one.name, text(m, "name"));
     COFFER_TRY(one.version, number(m, "version"));
+    COFFER_TRY(const std::string effect, text(m, "effect"));
+    for (const PlannedEffect e : {PlannedEffect::kNone, PlannedEffect::kReload, PlannedEffect::kRestart})
+      if (to_string(e) == effect) one.effect = e;
     p.machines.push_back(std::move(one));
   }
   return p;

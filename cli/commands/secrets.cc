@@ -274,9 +274,14 @@ Result<int> secrets_plan(Arguments &a) {
     print("Nothing to deploy: no started Machine waits for version " + std::to_string(plan.version) + ".");
     return 0;
   }
+  const auto effect = [](PlannedEffect e) {
+    return e == PlannedEffect::kNone     ? "is not concerned"
+           : e == PlannedEffect::kReload ? "reloads files"
+                                         : "restarts";
+  };
   for (const Plan::Machine &m : plan.machines)
-    print("Machine " + m.name + " (" + m.id + "): restarts, version " + std::to_string(m.version) + " to " +
-          std::to_string(plan.version));
+    print("Machine " + m.name + " (" + m.id + "): " + effect(m.effect) + ", version " +
+          std::to_string(m.version) + " to " + std::to_string(plan.version));
   print("Deploy with `coffer secrets deploy -a " + app.name() + "`.");
   return 0;
 }

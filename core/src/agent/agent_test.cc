@@ -1006,9 +1006,9 @@ class StayTest : public AgentTest {
  protected:
   static constexpr Probation kMayStay{.may_stay = true};
   StayTest() {
-    for (const auto &[path, secret, reload] : {std::tuple{"/secrets/a", "A", "signal:SIGHUP"},
-                                               std::tuple{"/certs/b", "B", "none"},
-                                               std::tuple{"/etc/c", "C", ""}}) {
+    for (const auto &[path, secret, reload] :
+         {std::tuple{"/secrets/a", "A", "signal:SIGHUP"}, std::tuple{"/certs/b", "B", "none"},
+          std::tuple{"/etc/c", "C", ""}}) {
       FileBinding f;
       f.guest_path = path;
       f.secret = secret;
@@ -1159,7 +1159,8 @@ TEST_F(StayTest, FilesWhoseReplacementWasCutOffAreBootedAnewForwardAndBack) {
     store(cut);
     EXPECT_TRUE(view().cut_off);
     if (forward) keys_.values["A"] = "new A";
-    const auto out = forward ? agent_.boot(next, &first, kMayStay) : agent_.boot_again(first, host_.hash(next));
+    const auto out =
+        forward ? agent_.boot(next, &first, kMayStay) : agent_.boot_again(first, host_.hash(next));
     ASSERT_TRUE(ok(out));
     EXPECT_FALSE(out->failed);
     EXPECT_NE(instance(), before);

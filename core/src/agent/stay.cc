@@ -105,9 +105,9 @@ Result<bool> Agent::stay(Held &held, const BootOrder &order, const SignedSpec &s
     // All files each time, as a folder is replaced whole.
     const auto replaced = rt->update(m.current->handle, values, signal, call_options(kUpdateTimeoutNs));
     if (replaced) continue;
-    boot.warnings.push_back("Machine " + m.machine +
-                            " is booted anew, for its files could not be replaced while it runs: " +
-                            replaced.error().message);
+    boot.warnings.push_back(
+        "Machine " + m.machine +
+        " is booted anew, for its files could not be replaced while it runs: " + replaced.error().message);
     return false;
   }
   m.current = std::move(next);

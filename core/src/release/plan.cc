@@ -19,7 +19,28 @@ void compare(const Manifest &old, const Manifest &next, std::map<std::string, Pl
     if (!next.find(e.name)) out.emplace(e.name, PlannedChange::kRemove);
 }
 
+// On a running Machine; as the bindings of its injectors have it (boot.cc).
+PlannedEffect effect_on(const MachineConfig &config, const std::map<std::string, PlannedChange> &changes) {
+  PlannedEffect out = PlannedEffect::kNone;
+  for (const auto &[name, change] : changes) {
+    const auto is_it = [&](const FileBinding &f) { return f.secret == name; };
+    const bool file = std::ranges::any_of(config.files, is_it);
+    const bool variable =
+        config.secrets ? std::ranges::any_of(*config.secrets, [&](const auto &v) { return v.secret == name; })
+                       : !file;
+    for (const FileBinding &f : config.files)
+      if (is_it(f))
+        out = std::max(out, f.reload.empty() || f.env ? PlannedEffect::kRestart : PlannedEffect::kReload);
+    if (variable) out = PlannedEffect::kRestart;
+  }
+  return out;
+}
+
 }  // namespace
+
+std::string_view to_string(PlannedEffect e) {
+  return e == PlannedEffect::kNone ? "none" : e == PlannedEffect::kReload ? "reload" : "restart";
+}
 
 std::string_view to_string(PlannedChange c) {
   return c == PlannedChange::kAdd ? "add" : c == PlannedChange::kChange ? "change" : "remove";
@@ -36,19 +57,25 @@ Result<Plan> Deployer::plan(const App &app) {
   COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
   Plan out;
   out.version = head.version();
-  std::set<uint64_t> older;
+  std::map<uint64_t, std::map<std::string, PlannedChange>> since;  // each version that one of them has
   bool behind = false;
   for (const MachineStatus &m : all) {
     if (!to_be_rolled_out(m)) continue;
     behind = behind || m.version() < head.version() || !m.started();
-    out.machines.push_back({m.stored.record.id, m.stored.record.name, m.version()});
-    if (m.version() && m.version() != head.version()) older.insert(m.version());
+    const uint64_t version = m.version();
+    if (version && version != head.version() && !since.contains(version)) {
+      COFFER_TRY(const Manifest old, vault_.at(app, version));
+      compare(old, head, since[version]);
+    }
+    Plan::Machine &one = out.machines.emplace_back(m.stored.record.id, m.stored.record.name, version);
+    if (m.started() && !m.older) one.effect = effect_on(m.spec.spec.config, since[version]);
   }
   if (!behind) out.machines.clear();
-  for (const uint64_t version : older) {
-    COFFER_TRY(const Manifest old, vault_.at(app, version));
-    compare(old, head, out.secrets);
-  }
+  for (const auto &[version, changes] : since)
+    for (const auto &[name, change] : changes) {
+      auto &planned = out.secrets.emplace(name, change).first->second;
+      if (change == PlannedChange::kChange) planned = change;
+    }
   return out;
 }
 

@@ -90,8 +90,8 @@ struct BootOrder {
 
 // What an instance that was just booted has to do before it counts as good.
 struct Probation {
-  // The one that runs may stay where nothing else changes than files that are replaced in it; where none does,
-  // it has nothing to prove.
+  // The one that runs may stay where nothing else changes than files that are replaced in it; where none
+  // does, it has nothing to prove.
   bool may_stay = false;
   uint64_t smoke_ms = 0;     // it stays up
   bool checks = false;       // those of its config pass

@@ -97,14 +97,19 @@ enum class PlannedChange { kAdd, kChange, kRemove };
 std::string_view to_string(PlannedChange);
 
 // What a roll-out would do now.
+// What becomes of a Machine.  Where its runtime cannot replace files, kReload is a restart.
+enum class PlannedEffect : uint8_t { kNone, kReload, kRestart };
+std::string_view to_string(PlannedEffect);
+
 struct Plan {
   struct Machine {
     std::string id, name;
     uint64_t version = 0;  // that it has; 0: none
+    PlannedEffect effect = PlannedEffect::kRestart;
   };
   uint64_t version = 0;                          // that it would bring
   std::map<std::string, PlannedChange> secrets;  // for one of the Machines at least
-  std::vector<Machine> machines;                 // to be booted anew; empty: there is nothing to do
+  std::vector<Machine> machines;                 // that would get it; empty: there is nothing to do
 };
 
 // One version of an App's secrets.
