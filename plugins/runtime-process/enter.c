@@ -36,6 +36,11 @@ static int join(int process, const char *name, int kind) {
   return error;
 }
 
+int join_namespaces(int process) {
+  const int error = join(process, "ns/user", CLONE_NEWUSER);
+  return error ? error : join(process, "ns/mnt", CLONE_NEWNS);
+}
+
 /* The app's environment, straight from the kernel into memory that is not dumped, and then into execve. */
 static char **read_environ(int process) {
   const int fd = openat(process, "environ", O_RDONLY | O_CLOEXEC);
@@ -71,8 +76,7 @@ static _Noreturn void become_command(const struct spec *spec, int process, const
   umask(022);
   const int cwd = openat(process, "cwd", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (cwd < 0) stage_fail(channel, STEP_ENTER, errno, 0);
-  int error = join(process, "ns/user", CLONE_NEWUSER);
-  if (!error) error = join(process, "ns/mnt", CLONE_NEWNS);
+  int error = join_namespaces(process);
   if (error) stage_fail(channel, STEP_ENTER, error, 0);
   error = become_user(spec);
   if (error) stage_fail(channel, STEP_USER, error, 0);
@@ -97,12 +101,10 @@ static int open_process(const char *record, const char *key, pid_t *pid) {
   return -1;
 }
 
-int enter(const char *workdir, char **argv) {
-  static struct spec spec;
+struct running open_running(struct spec *spec) {
   char record[512], boot[64], path[32];
   pid_t app, supervisor;
-  harden();
-  if (spec_load(FD_FOLDER, &spec) != 0) stage_fail(FD_STATUS, STEP_SPEC, 0, 0);
+  if (spec_load(FD_FOLDER, spec) != 0) stage_fail(FD_STATUS, STEP_SPEC, 0, 0);
   if (read_text_at(FD_FOLDER, "run", record, sizeof record) < 0 || boot_id(boot) != 0 ||
       !strstr(record, boot))
     stage_fail(FD_STATUS, STEP_ENTER, ESRCH, 0);
@@ -113,7 +115,15 @@ int enter(const char *workdir, char **argv) {
   const int process = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
   struct pollfd gone = {target, POLLIN, 0}; /* alive after the open, so the folder is its own */
   if (process < 0 || poll(&gone, 1, 0) != 0) stage_fail(FD_STATUS, STEP_ENTER, ESRCH, 0);
+  close(target);
+  return (struct running){guard, process};
+}
 
+int enter(const char *workdir, char **argv) {
+  static struct spec spec;
+  harden();
+  const struct running machine = open_running(&spec);
+  const int guard = machine.guard, process = machine.process;
   sigset_t child;
   int channel[2];
   sigemptyset(&child);

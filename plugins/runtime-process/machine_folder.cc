@@ -72,6 +72,7 @@ std::string Spec::encode() const {
   for (const auto &[key, value] : labels) put("label", key + "=" + value);
   for (const std::string &v : places.variables) put("variable", v);
   for (const std::string &f : places.files) put("file", f);
+  for (const std::string &f : places.folders) put("folder", f);
   if (!workdir.empty()) put("workdir", workdir);
   if (own_user) {
     put("uid", std::to_string(uid));
@@ -120,6 +121,8 @@ std::optional<Spec> Spec::decode(std::string_view text) {
       s.places.variables.push_back(value);
     else if (key == "file")
       s.places.files.push_back(value);
+    else if (key == "folder")
+      s.places.folders.push_back(value);
     else if (key == "workdir")
       s.workdir = value;
     else if (key == "uid")

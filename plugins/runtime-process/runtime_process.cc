@@ -142,6 +142,13 @@ void check_files(const coffer_machine_spec &in) {
       throw Error{COFFER_PERMISSION_DENIED,
                   "without root the file " + name + " can only belong to the Machine's own user"};
     struct stat st;
+    if (d.flags & COFFER_DLV_FOLDER) {
+      const std::string folder = runtime::folder_of(name);
+      if (::lstat(folder.c_str(), &st) == 0 && !S_ISDIR(st.st_mode))
+        throw Error{COFFER_FAILED_PRECONDITION,
+                    "the path " + folder + " is taken by something that is no folder: choose another path"};
+      continue;
+    }
     if (::lstat(name.c_str(), &st) == 0 && !S_ISREG(st.st_mode))
       throw Error{COFFER_FAILED_PRECONDITION,
                   step_sentence({.places = {.files = {name}}}, STEP_NOT_A_FILE, 0, 0)};
@@ -307,20 +314,7 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     status_in.close();
     alive->close();  // the supervisor has the lock now
 
-    for (size_t sent = 0;;) {
-      std::vector<Watched> fds = {{status.get(), POLLIN},
-                                  {sent < frame.size() ? frame_out.get() : -1, POLLOUT}};
-      wait_for(call, fds, -1);
-      if (fds[0].revents) break;
-      const ssize_t sent_now =
-          ::send(frame_out.get(), frame.data() + sent, frame.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (sent_now > 0) sent += static_cast<size_t>(sent_now);
-      if (sent_now < 0 && errno != EAGAIN && errno != EINTR) sent = frame.size();  // the status says why
-    }
-    supervisor_message m{};
-    if (!receive(status.get(), m))
-      throw Error{COFFER_UNAVAILABLE,
-                  "the supervisor of instance " + spec.instance_id + " ended without a word"};
+    const supervisor_message m = hand_over(call, spec, frame, frame_out, status);
     if (m.step != STEP_OK)
       throw Error{COFFER_FAILED_PRECONDITION, step_sentence(spec, m.step, m.code, m.index),
                   m.step == STEP_FRAME ? "boot_frame" : "errno", m.code};
@@ -331,6 +325,38 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
     const int number = signal.empty() ? 0 : signal_number(signal);
     if (const std::optional<MachineFolder> folder = find(decode(handle)))
       stop_folder(call, *folder, number, timeout_ns);
+  }
+
+  void update(const Call &call, std::string_view handle, const coffer_delivery *const *deliveries, size_t n,
+              std::string_view signal) override {
+    const int number = signal.empty() ? 0 : signal_number(signal);
+    const std::optional<MachineFolder> folder = find(decode(handle));
+    const std::optional<Fd> turn = folder ? folder->lock(call) : std::nullopt;
+    if (!turn) throw Error{COFFER_NOT_FOUND, "the instance is gone"};
+    Spec spec = folder->spec();
+    const MachineState s = folder->state(spec);
+    if (s.state != COFFER_M_STARTED) throw Error{COFFER_FAILED_PRECONDITION, "the Machine is not started"};
+    runtime::check_update(spec.places, deliveries, n);
+    runtime::Places given;
+    for (size_t i = 0; i < n; ++i) given.files.emplace_back(view(deliveries[i]->name));
+    const sdk::SecureBuffer frame = runtime::build_frame(spec.instance_id, given, deliveries, n);
+    auto [frame_out, frame_in] = byte_pair();
+    auto [status, status_in] = message_pair();
+    const int pid = launch({.supervisor = supervisor_,
+                            .arguments = {"update", spec.instance_id},
+                            .in = frame_in.get(),
+                            .folder = folder->fd(),
+                            .status = status_in.get()});
+    frame_in.close();
+    status_in.close();
+    const Reaper reaper{pid, frame_out};
+    const supervisor_message m = hand_over(call, spec, frame, frame_out, status);
+    spec.places = given;  // what its numbers are about
+    if (m.step != STEP_OK)
+      throw Error{COFFER_UNAVAILABLE, step_sentence(spec, m.step, m.code, m.index), "errno", m.code};
+    const Fd app = number ? s.app.open() : Fd();
+    if (number && (!app || ::syscall(SYS_pidfd_send_signal, app.get(), number, nullptr, 0) != 0))
+      throw Error{COFFER_FAILED_PRECONDITION, "the Machine is not started"};
   }
 
   void destroy(const Call &call, std::string_view handle, bool force) override {
@@ -492,14 +518,7 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
                             .folder = folder->fd(),
                             .status = status_in.get()});
     // However this ends: without a reader of its status the supervisor kills the command and goes.
-    struct Reaper {
-      int pid;
-      Fd &status;
-      ~Reaper() {
-        status.close();
-        reap(pid);
-      }
-    } reaper{pid, status};
+    const Reaper reaper{pid, status};
     in_read.close();
     out_write.close();
     err_write.close();
@@ -591,10 +610,40 @@ class RuntimeProcess final : public sdk::Runtime<COFFER_VIA_ENV | COFFER_VIA_TMP
   }
 
   const void *interface(std::string_view id) noexcept override {
+    if (id == COFFER_RUNTIME_UPDATE_ID) return &kUpdate;
     return id == COFFER_RUNTIME_PROBE_ID ? &kProbe : Runtime::interface(id);
   }
 
  private:
+  // A child of ours, which goes when this end is closed.
+  struct Reaper {
+    int pid;
+    Fd &its;
+    ~Reaper() {
+      its.close();
+      reap(pid);
+    }
+  };
+
+  // Sends the boot frame and waits for the one word on how it went.
+  static supervisor_message hand_over(const Call &call, const Spec &spec, const sdk::SecureBuffer &frame,
+                                      const Fd &to, const Fd &status) {
+    for (size_t sent = 0;;) {
+      std::vector<Watched> fds = {{status.get(), POLLIN}, {sent < frame.size() ? to.get() : -1, POLLOUT}};
+      wait_for(call, fds, -1);
+      if (fds[0].revents) break;
+      const ssize_t sent_now =
+          ::send(to.get(), frame.data() + sent, frame.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (sent_now > 0) sent += static_cast<size_t>(sent_now);
+      if (sent_now < 0 && errno != EAGAIN && errno != EINTR) sent = frame.size();  // the status says why
+    }
+    supervisor_message m{};
+    if (!receive(status.get(), m))
+      throw Error{COFFER_UNAVAILABLE,
+                  "the supervisor of instance " + spec.instance_id + " ended without a word"};
+    return m;
+  }
+
   static std::optional<Handle> decode(std::string_view handle) {
     std::optional<Handle> h = Handle::decode(handle);
     if (!h || !instance_id_ok(h->instance_id)) throw invalid("the handle is not one of runtime-process");
@@ -768,7 +817,8 @@ const coffer_option *const kOptions[] = {&kSupervisor};
 const coffer_interface_ref kInterfaces[] = {{COFFER_RUNTIME_ID, 0},
                                             {COFFER_RUNTIME_LOGS_ID, 0},
                                             {COFFER_RUNTIME_EXEC_ID, 0},
-                                            {COFFER_RUNTIME_PROBE_ID, 0}};
+                                            {COFFER_RUNTIME_PROBE_ID, 0},
+                                            {COFFER_RUNTIME_UPDATE_ID, 0}};
 const coffer_descriptor kDescriptor = {sizeof(coffer_descriptor),
                                        COFFER_PLUGIN_CONCURRENT,
                                        "runtime-process",

@@ -21,12 +21,12 @@
 #include <unistd.h>
 
 #include "boot_frame.h"
+#include "folders.h"
 
 static const char kDefaultPath[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /* ---- spec ---- */
-/* Next value of `key`, from *at on. */
-static const char *spec_next(const struct spec *s, size_t *at, const char *key) {
+const char *spec_next(const struct spec *s, size_t *at, const char *key) {
   const size_t key_size = strlen(key);
   while (*at < s->size) {
     const char *field = s->data + *at;
@@ -227,8 +227,8 @@ static int open_mount_point(char *path) {
   return open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 }
 
-static int write_file(int tmpfs, const char *name, const struct coffer_boot_entry *e, const struct spec *s) {
-  const int fd = openat(tmpfs, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+int write_file(int folder, const char *name, const struct coffer_boot_entry *e, const struct spec *s) {
+  const int fd = openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (fd < 0) return errno;
   int error = 0;
   for (size_t done = 0; done < e->value_size && !error;) {
@@ -254,7 +254,7 @@ static void deliver_files(const struct spec *s, const char *instance_id,
   for (size_t at = 0;
        coffer_boot_next(frame, &at, &e);) { /* first look at all places, then change anything */
     if (e.kind != COFFER_BOOT_FILE) continue;
-    const int error = check_mount_point(e.name, &step);
+    const int error = folder_of(s, e.name) ? 0 : check_mount_point(e.name, &step);
     if (error) stage_fail(channel, step, error, index);
     bytes += (e.value_size + 8191) & ~(size_t)4095;
     ++index;
@@ -270,7 +270,7 @@ static void deliver_files(const struct spec *s, const char *instance_id,
   for (size_t at = 0; coffer_boot_next(frame, &at, &e);) {
     if (e.kind != COFFER_BOOT_FILE) continue;
     snprintf(name, sizeof name, "%u", index);
-    const int error = write_file(tmpfs, name, &e, s);
+    const int error = folder_of(s, e.name) ? 0 : write_file(tmpfs, name, &e, s);
     if (error) stage_fail(channel, STEP_FILE, error, index);
     ++index;
   }
@@ -280,7 +280,10 @@ static void deliver_files(const struct spec *s, const char *instance_id,
     stage_fail(channel, STEP_TMPFS, errno, 0);
   index = 0;
   for (size_t at = 0; coffer_boot_next(frame, &at, &e);) {
-    if (e.kind != COFFER_BOOT_FILE) continue;
+    if (e.kind != COFFER_BOOT_FILE || folder_of(s, e.name)) {
+      index += e.kind == COFFER_BOOT_FILE;
+      continue;
+    }
     const int point = open_mount_point(e.name);
     if (point < 0) stage_fail(channel, errno == ELOOP ? STEP_NOT_A_FILE : STEP_MOUNTPOINT, errno, index);
     struct stat st;
@@ -295,6 +298,24 @@ static void deliver_files(const struct spec *s, const char *instance_id,
   }
   if (umount2(root, MNT_DETACH) != 0) stage_fail(channel, STEP_TMPFS, errno, 0);
   close(tmpfs);
+}
+
+static void deliver_folders(const struct spec *s, const struct coffer_boot_frame *frame, int channel) {
+  const char *folder;
+  for (size_t at = 0; (folder = spec_next(s, &at, "folder"));) {
+    struct coffer_boot_entry e;
+    uint32_t index = 0, first = UINT32_MAX;
+    for (size_t of = 0; coffer_boot_next(frame, &of, &e);) {
+      if (e.kind != COFFER_BOOT_FILE) continue;
+      if (first == UINT32_MAX && folder_of(s, e.name) == folder) first = index;
+      ++index;
+    }
+    int error = folder_mount(folder, frame->n_files);
+    if (error) stage_fail(channel, STEP_MOUNTPOINT, error, first);
+    error = folder_replace(s, folder, frame);
+    if (!error) error = folder_seal(folder);
+    if (error) stage_fail(channel, STEP_FILE, error, first);
+  }
 }
 
 /* ---- environment ---- */
@@ -353,7 +374,10 @@ void stage_run(const struct spec *s, const char *instance_id, int channel, int o
   if (null < 0 || dup2(null, 0) != 0) stage_fail(channel, STEP_SETUP, errno, 0);
   close(null);
 
-  if (frame.n_files) deliver_files(s, instance_id, &frame, channel);
+  if (frame.n_files) {
+    deliver_files(s, instance_id, &frame, channel);
+    deliver_folders(s, &frame, channel);
+  }
 
   char **env = build_env(s, &frame), **argv = calloc(s->n_argv + 1, sizeof *argv);
   if (!env || !argv) stage_fail(channel, STEP_SETUP, ENOMEM, 0);

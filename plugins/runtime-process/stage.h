@@ -15,6 +15,8 @@ struct spec { /* a view of the mapped file `spec` */
   uid_t uid;
   gid_t gid;
 };
+/* Next value of `key`, from *at on; NULL: there is no more. */
+const char *spec_next(const struct spec *, size_t *at, const char *key);
 /* 0, or -1 when it is missing or damaged.  The mapping lives as long as the process. */
 int spec_load(int folder, struct spec *out);
 
@@ -25,6 +27,11 @@ void reset_signals(void);
 /* Sends one message and ends with the exit code that belongs to it: 78 frame, 126/127 command, 125 else. */
 _Noreturn void stage_fail(int channel, uint32_t step, int code, uint32_t index);
 int send_message(int fd, uint32_t step, int code, uint32_t index);
+
+/* A new file, which belongs to whom the entry says, or to the Machine's user; the value is wiped.  0 or
+ * errno. */
+struct coffer_boot_entry;
+int write_file(int folder, const char *name, const struct coffer_boot_entry *, const struct spec *);
 
 /* Takes groups, gid and uid of the Machine's user for good; 0 or errno. */
 int become_user(const struct spec *);

@@ -2,6 +2,7 @@
  *
  *   run INSTANCE_ID                       starts and keeps the app that the folder on descriptor 3 describes
  *   exec INSTANCE_ID WORKDIR -- CMD ...   runs a command inside a started Machine (enter.c)
+ *   update INSTANCE_ID                    puts new values into files of a started Machine (folders.c)
  *   probe                                 exit 0 when a mount namespace can be made here
  *
  * It never holds a value: the boot frame is read by its child, which becomes the app (stage.c).  It runs as
@@ -25,6 +26,7 @@
 #include <unistd.h>
 
 #include "enter.h"
+#include "folders.h"
 #include "record.h"
 #include "stage.h"
 
@@ -271,6 +273,7 @@ int main(int argc, char **argv) {
   umask(077);
   if (argc == 3 && !strcmp(argv[1], "run")) return run(argv[2]);
   if (argc >= 6 && !strcmp(argv[1], "exec") && !strcmp(argv[4], "--")) return enter(argv[3], argv + 5);
+  if (argc == 3 && !strcmp(argv[1], "update")) return update(argv[2]);
   static const char usage[] = "coffer-process-supervisor is started by runtime-process alone\n";
   return write(2, usage, sizeof usage - 1) > 0 ? 2 : 3;
 }

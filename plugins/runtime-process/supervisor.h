@@ -17,7 +17,7 @@
 
 #define SPEC_MAGIC "coffer-process-spec 1"
 /* Keys of a spec that the supervisor reads (others are the plugin's own):
- *   argv=WORD  env=NAME=VALUE  workdir=PATH  uid=N  gid=N  group=N  file=PATH
+ *   argv=WORD  env=NAME=VALUE  workdir=PATH  uid=N  gid=N  group=N  file=PATH  folder=PATH
  *   home=HOME=PATH, taken when nothing else sets HOME
  * uid, gid and group are there only when the Machine has a user of its own. */
 
@@ -25,7 +25,7 @@
 #define LOG_FILE_MAX (8 << 20)
 
 /* descriptors at the start of the supervisor; standard error is /dev/null or the command's */
-#define FD_FRAME 0  /* run: the boot frame             */
+#define FD_FRAME 0  /* run, update: the boot frame     */
 #define FD_FOLDER 3 /* the Machine's folder            */
 #define FD_ALIVE 4  /* run: open file with the lock    */
 #define FD_STATUS 5 /* struct supervisor_message ...   */
