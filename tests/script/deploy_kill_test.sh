@@ -37,10 +37,28 @@ ok coffer vault check
 
 names="one two three"
 mark=98765$$
+# As a variable, which takes new instances, or in a file that is replaced in the running ones.
+as=variable places=$WORK/places # which are made on the host
 app() { # anew, with one value in all Machines
   ok coffer apps create web
-  ok coffer secrets set -a web --stage V=first
-  for name in $names; do ok coffer machine run -a web --name "$name" host -- sleep "$mark"; done
+  ok coffer secrets set -a web --stage "V=$(stored first)"
+  if [ $as = variable ]; then
+    for name in $names; do ok coffer machine run -a web --name "$name" host -- sleep "$mark"; done
+    return
+  fi
+  printf '%s\n' 'app = "web"' '[build]' 'image = "host"' >coffer.toml
+  for name in $names; do printf '[processes.%s]\ncommand = "sleep %s"\nsecrets = []\n' "$name" "$mark" >>coffer.toml; done
+  printf '%s\n' '[[files]]' "guest_path = \"$places/v\"" 'secret_name = "V"' 'reload = "none"' >>coffer.toml
+  ok coffer deploy
+}
+stored() { if [ $as = variable ]; then echo "$1"; else printf %s "$1" | base64 -w0; fi; }
+read_value() { # MACHINE
+  if [ $as = variable ]; then
+    coffer machine exec -a web "$1" -- printenv V </dev/null 2>&1
+  else
+    coffer machine exec -a web "$1" -- cat "$places/v" </dev/null 2>&1
+    echo
+  fi
 }
 
 # kill_at N [before]: the Nth commit from now.
@@ -70,7 +88,7 @@ examine() { # OLD NEW
   [ "$(jq length list.json)" = 3 ] || wrong "$(jq length list.json) Machines"
   versions=$(jq -r 'map(.secrets_version) | unique | join(" ")' list.json)
   case $versions in *" "*) wrong "versions: $versions" ;; esac
-  value=$(for name in $names; do coffer machine exec -a web "$name" -- printenv V </dev/null 2>&1 || true; done | sort -u)
+  value=$(for name in $names; do read_value "$name" || true; done | sort -u)
   case $value in "$1" | "$2") ;; *) wrong "values, where '$1' or '$2' should be:" $value ;; esac
   # No second process of a Machine, no instance that nobody knows.
   running=$(pgrep -c -f -x "sleep $mark" || true)
@@ -97,7 +115,7 @@ campaign() {
     at="$1, N = $n" new=new$n-$2$3 bad=0
     : >steps
     kill_at "$n" $2
-    killed_or_not coffer secrets set -a web "V=$new"
+    killed_or_not coffer secrets set -a web "V=$(stored "$new")"
     if [ "$code" = 0 ]; then
       no_kill
       [ ! -e kill.done ] || failed "killed and ended with 0"
@@ -141,4 +159,8 @@ expect_code_of_recovery() {
 campaign "after a commit" "" ""
 campaign "in place of a commit" before ""
 campaign "after a commit, and the recovery as well" "" killed
+as=file
+campaign "files: after a commit" "" ""
+campaign "files: in place of a commit" before ""
+campaign "files: after a commit, and the recovery as well" "" killed
 [ "$broken" = 0 ] || failed "$broken promises are broken"
