@@ -103,15 +103,23 @@ void HostHub::serve(http::Duplex &connection) {
   {
     const std::lock_guard lock(mutex_);
     --strangers_;
+    if (host) ++arriving_;
   }
   if (!host) return log(LogLevel::kWarn, "api", "a host was turned away: " + host.error().message);
-  if (const auto admitted = config_.admit(*host); !admitted)
-    return log(LogLevel::kWarn, "api",
-               "host " + hex(std::span(*host).first<8>()) + " was turned away: " + admitted.error().message);
+  const auto turn_away = [&](const std::string &why) {
+    log(LogLevel::kWarn, "api", "host " + hex(std::span(*host).first<8>()) + " was turned away: " + why);
+    {
+      const std::lock_guard lock(mutex_);
+      --arriving_;
+    }
+    changed_.notify_all();
+  };
+  if (const auto admitted = config_.admit(*host); !admitted) return turn_away(admitted.error().message);
   auto pair = MessageSocket::pair();
-  if (!pair) return log(LogLevel::kWarn, "api", pair.error().message);
+  if (!pair) return turn_away(pair.error().message);
   {
     const std::lock_guard lock(mutex_);
+    --arriving_;
     if (sessions_++ == 0) news_ = true;
     std::erase_if(spares_, [](const Spare &s) { return !s.link.quiet(); });
     spares_.push_back({*host, std::move(pair->first)});
@@ -151,8 +159,8 @@ Result<HostHub::Spare> HostHub::take(const std::optional<PublicKey> &which) {
       lock.lock();  // it was revoked
       at = spares_.begin();
     }
-    // An agent that was there is waited for, and one that never was is not.
-    const auto until = sessions_ ? end : std::min(end, last_seen_ + config_.patience);
+    // An agent that was there or is coming is waited for, and one that never was is not.
+    const auto until = sessions_ || arriving_ ? end : std::min(end, last_seen_ + config_.patience);
     if (ends_ || changed_.wait_until(lock, until) == std::cv_status::timeout)
       return fail(ErrorCode::kUnavailable,
                   which ? "this host's agent is not connected" : "no host's agent is connected",

@@ -51,7 +51,8 @@ class HostHub {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Spare> spares_;
-  size_t sessions_ = 0, strangers_ = 0;  // strangers: have not said who they are
+  // Strangers have not said who they are; who arrives has, and is looked up.
+  size_t sessions_ = 0, strangers_ = 0, arriving_ = 0;
   http::Clock::time_point last_seen_ = http::Clock::now();
   bool news_ = false, ends_ = false;
   int watched_ = -1;  // the link of watch()

@@ -165,6 +165,18 @@ class HostHubTest : public testing::Test {
 
 // ---- sessions ----
 
+TEST_F(HostHubTest, AHostThatIsBeingLookedUpIsWaitedForAlthoughNoneWasThereForLong) {
+  start(std::chrono::seconds(1));
+  EXPECT_THAT(hub_->host(), Fails(ErrorCode::kUnavailable, "no host's agent is connected"));  // for so long
+  std::unique_lock looks_up(mutex_);
+  dial();
+  ASSERT_TRUE(admitted_.await(1));
+  auto host = std::async(std::launch::async, [&] { return hub_->host().has_value(); });
+  EXPECT_EQ(host.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout) << "it gave up";
+  looks_up.unlock();
+  EXPECT_TRUE(host.get());
+}
+
 TEST_F(HostHubTest, ASessionInWhichNothingWasChangedIsUsedAgain) {
   start();
   dial();
