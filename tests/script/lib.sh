@@ -35,7 +35,7 @@ begin_server() {
   chmod 755 "$WORK"
   at_end() { "$server_up" stop "$dir" || true; }
 }
-up() { COFFER_SMOKE_TIME=${smoke_time-0s} ok "$server_up" start "$dir"; }
+up() { COFFER_SMOKE_TIME=${smoke_time-0s} ok "$server_up" start "$dir" "$@"; } # [OPTION...]
 down() { ok "$server_up" stop "$dir" "$@"; } # [ROLE] [SIGNAL]
 daemon() { "$server_up" pid "$dir" "$1"; }    # its process id
 as() { setpriv --reuid="$1" --regid="$1" --clear-groups "${@:2}"; }

@@ -1,24 +1,34 @@
 #!/bin/bash
-# reload_test.sh COFFER [RUNTIME IMAGE]: new values in files of running Machines, and Machines that a change is nothing
-# to.  Counted by instances and by what the apps say of themselves.
+# reload_test.sh COFFER [RUNTIME IMAGE [SERVER_UP]]: new values in files of running Machines, and Machines that a change
+# is nothing to.  Counted by instances and by what the apps say of themselves.  With SERVER_UP the daemons do the work.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-begin "$1"
 runtime=${2:-process}
 image=${3:-host}
-ok coffer init --runtime "$runtime"
-no_smoke
+if [ -n "${4:-}" ]; then
+  begin_server "$1" "$4"
+  up --runtime "$runtime"
+else
+  begin "$1"
+  ok coffer init --runtime "$runtime"
+  no_smoke
+fi
 ok coffer apps create web
-folder=/run/coffer-reload-$$
-[ "$runtime" = docker ] || at_end() { rm -rf "$folder" "$folder-quiet"; } # mount points of the host
+place=/tmp # in each container; or of the host, where each user's Machines may make folders
+if [ "$runtime" = process ]; then
+  place=$WORK/guest
+  chmod 755 "$WORK"
+  mkdir -m 777 "$place"
+fi
+folder=$place/certs quiet=$place/quiet hups=$place/hups up=$place/up
 
 instance() { field ".[] | select(.name == \"$1\") | .instance_id" machine list -a web; }
 versions() { field '.[].secrets_version' machine list -a web | sort -u | tr '\n' ' '; }
 inside() { coffer machine exec "$1" -- sh -c "$2" </dev/null; }
 b64() { printf '%s' "$1" | base64 -w0; } # as files of the App config are
 # hups N: the app has got so many signals, as soon as its shell has looked.
-hups() { inside web "for i in \$(seq 500); do [ \"\$(cat /tmp/coffer-hups-$$ 2>/dev/null | wc -l)\" -ge $1 ] && break; sleep 0.02; done
-  cat /tmp/coffer-hups-$$ 2>/dev/null | wc -l" | grep -qx " *$1" || failed "the app has not got $1 signals"; }
+hups() { inside web "for i in \$(seq 500); do [ \"\$(cat $hups 2>/dev/null | wc -l)\" -ge $1 ] && break; sleep 0.02; done
+  cat $hups 2>/dev/null | wc -l" | grep -qx " *$1" || failed "the app has not got $1 signals"; }
 
 step "an App with files that are reloaded, and a process that has no part in them"
 cert=$(canary)1 key=$(canary)2
@@ -27,7 +37,7 @@ app = "web"
 [build]
 image = "$image"
 [processes.web]
-command = '''sh -c "trap 'echo >>/tmp/coffer-hups-$$' HUP; touch /tmp/coffer-up-$$; while :; do sleep 0.05; done"'''
+command = '''sh -c "trap 'echo >>$hups' HUP; touch $up; while :; do sleep 0.05; done"'''
 secrets = ["URL"]
 [processes.worker]
 command = "sleep 1000"
@@ -43,13 +53,13 @@ secret_name = "KEY"
 reload = "signal:HUP"
 processes = ["web"]
 [[files]]
-guest_path = "$folder-quiet/conf"
+guest_path = "$quiet/conf"
 secret_name = "CONF"
 reload = "none"
 processes = ["web"]
 [checks.up]
 type = "command"
-command = "test -e /tmp/coffer-up-$$"
+command = "test -e $up"
 processes = ["web"]
 TOML
 ok coffer secrets set --stage CERT="$(b64 "$cert")" KEY="$(b64 "$key")" CONF="$(b64 a-setting)" URL=a-url-value OTHER=another-value
@@ -76,7 +86,7 @@ ok coffer secrets set -a web CERT="$(b64 cert-two)" KEY="$(b64 key-two)"
 same "cert-two key-two" "$(inside web "echo \$(cat $folder/cert) \$(cat $folder/key)")"
 hups 2
 ok coffer secrets set -a web CONF="$(b64 another-setting)"
-same another-setting "$(inside web "cat $folder-quiet/conf")"
+same another-setting "$(inside web "cat $quiet/conf")"
 hups 2
 same "$web $worker" "$(instance web) $(instance worker)"
 
@@ -109,7 +119,7 @@ ok coffer machine restart -a web web
 same "cert-three key-four" "$(inside web "echo \$(cat $folder/cert) \$(cat $folder/key)")"
 
 step "a value that ends the app is taken back"
-sed -i "s#echo >>/tmp/coffer-hups-$$#grep -q good $folder/cert || exit 9#" coffer.toml
+sed -i "s#echo >>$hups#grep -q good $folder/cert || exit 9#" coffer.toml
 printf '\n[deploy]\nsmoke_time = "1s"\n' >>coffer.toml
 ok coffer secrets set --stage CERT="$(b64 a-good-one)"
 ok coffer deploy
@@ -118,6 +128,6 @@ expect_code 1 coffer secrets set -a web CERT="$(b64 a-terrible-one)"
 says "ended with exit code 9"
 same "a-good-one" "$(inside web "cat $folder/cert")"
 same Staged "$(field '.[] | select(.name == "CERT") | .status' secrets list -a web)"
-ok coffer vault check
+[ -n "${4:-}" ] || ok coffer vault check
 ok coffer apps destroy web -y
-nowhere "$cert" home
+if [ -n "${4:-}" ]; then nowhere "$cert" "$dir"; else nowhere "$cert" home; fi
