@@ -2,12 +2,13 @@
 #include <algorithm>
 
 #include "coffer/release/deployer.h"
+#include "effects.h"
 
 namespace coffer {
 namespace {
 
 // Both lists are sorted by name.
-void compare(const Manifest &old, const Manifest &next, std::map<std::string, PlannedChange> &out) {
+void compare(const Manifest &old, const Manifest &next, Effects::Changes &out) {
   for (const Entry &e : next.entries) {
     const Entry *before = old.find(e.name);
     if (!before)
@@ -20,7 +21,7 @@ void compare(const Manifest &old, const Manifest &next, std::map<std::string, Pl
 }
 
 // On a running Machine; as the bindings of its injectors have it (boot.cc).
-PlannedEffect effect_on(const MachineConfig &config, const std::map<std::string, PlannedChange> &changes) {
+PlannedEffect effect_on(const MachineConfig &config, const Effects::Changes &changes) {
   PlannedEffect out = PlannedEffect::kNone;
   for (const auto &[name, change] : changes) {
     const auto is_it = [&](const FileBinding &f) { return f.secret == name; };
@@ -46,6 +47,16 @@ std::string_view to_string(PlannedChange c) {
   return c == PlannedChange::kAdd ? "add" : c == PlannedChange::kChange ? "change" : "remove";
 }
 
+Result<PlannedEffect> Effects::on(const MachineStatus &m) {
+  const uint64_t version = m.version();
+  if (version && version != head_.version() && !since_.contains(version)) {
+    COFFER_TRY(const Manifest old, vault_.at(app_, version));
+    compare(old, head_, since_[version]);
+  }
+  if (!m.started() || m.older) return PlannedEffect::kRestart;
+  return effect_on(m.spec.spec.config, since_[version]);
+}
+
 bool to_be_rolled_out(const MachineStatus &m) {
   // Also one that failed: a new value may be what it needs.  Stopped Machines stay stopped.
   if (m.stored.record.desired != Desired::kStarted) return false;
@@ -57,21 +68,16 @@ Result<Plan> Deployer::plan(const App &app) {
   COFFER_TRY(const std::vector<MachineStatus> all, machines(app));
   Plan out;
   out.version = head.version();
-  std::map<uint64_t, std::map<std::string, PlannedChange>> since;  // each version that one of them has
+  Effects effects(vault_, app, head);
   bool behind = false;
   for (const MachineStatus &m : all) {
     if (!to_be_rolled_out(m)) continue;
     behind = behind || m.version() < head.version() || !m.started();
-    const uint64_t version = m.version();
-    if (version && version != head.version() && !since.contains(version)) {
-      COFFER_TRY(const Manifest old, vault_.at(app, version));
-      compare(old, head, since[version]);
-    }
-    Plan::Machine &one = out.machines.emplace_back(m.stored.record.id, m.stored.record.name, version);
-    if (m.started() && !m.older) one.effect = effect_on(m.spec.spec.config, since[version]);
+    COFFER_TRY(const PlannedEffect effect, effects.on(m));
+    out.machines.push_back({m.stored.record.id, m.stored.record.name, m.version(), effect});
   }
   if (!behind) out.machines.clear();
-  for (const auto &[version, changes] : since)
+  for (const auto &[version, changes] : effects.since())
     for (const auto &[name, change] : changes) {
       auto &planned = out.secrets.emplace(name, change).first->second;
       if (change == PlannedChange::kChange) planned = change;

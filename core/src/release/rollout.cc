@@ -15,6 +15,7 @@
 #include "coffer/base/log.h"
 #include "coffer/release/deployer.h"
 #include "crew.h"
+#include "effects.h"
 
 namespace coffer {
 namespace {
@@ -524,6 +525,30 @@ Rollout::Step step_of(const MachineStatus &m) {
   s.ran = has && (m.started() || m.view->cut_off);
   return s;
 }
+
+// The Machines of a roll-out that is being made.  Those that it changes most come first: one that it is
+// nothing to would prove nothing to the others.
+class ConcernedFirst {
+ public:
+  void add(PlannedEffect effect, NewSpec spec, Rollout::Step step) {
+    all_.push_back({effect, std::move(spec), std::move(step)});
+  }
+  void move_to(std::vector<NewSpec> &specs, std::vector<Rollout::Step> &steps) {
+    std::ranges::stable_sort(all_, std::greater(), &One::effect);
+    for (One &one : all_) {
+      specs.push_back(std::move(one.spec));
+      steps.push_back(std::move(one.step));
+    }
+  }
+
+ private:
+  struct One {
+    PlannedEffect effect;
+    NewSpec spec;
+    Rollout::Step step;
+  };
+  std::vector<One> all_;
+};
 }  // namespace
 
 // As what it came to; nothing, and what another process did, is no entry.
@@ -571,15 +596,18 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const RolloutOrder &ord
     r.owner = *owner_;
     r.hasty = order.hasty;
     std::vector<NewSpec> specs;
+    ConcernedFirst machines;
+    Effects effects(vault_, app, manifest);
     bool behind = false;
     for (const MachineStatus &m : all) {
       if (!to_be_rolled_out(m)) continue;
       COFFER_TRY(MachineConfig config, config_of(app, m));
-      specs.push_back({m.stored, std::move(config), undo_of(m)});
-      r.steps.push_back(step_of(m));
+      const PlannedEffect effect = effects.on(m).value_or(PlannedEffect::kRestart);
+      machines.add(effect, {m.stored, std::move(config), undo_of(m)}, step_of(m));
       behind = behind || m.version() < manifest.version() || !m.started();
       out.already = std::max(out.already, m.release());
     }
+    machines.move_to(specs, r.steps);
     if (specs.empty() || (!behind && !order.force)) return out;
     auto made = make_release(app, manifest, specs, {order.reason}, &r);
     if (!made && specs.empty())
@@ -606,6 +634,8 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const DeployOrder &orde
     r.owner = *owner_;
     r.hasty = order.hasty;
     std::vector<NewSpec> specs;
+    ConcernedFirst machines;
+    Effects effects(vault_, app, manifest);
     bool changed = false;
     std::set<std::string> there;
     for (const MachineStatus &m : all) {
@@ -626,9 +656,11 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const DeployOrder &orde
       if (!to_be_rolled_out(m)) continue;
       if (!other && m.version() == manifest.version() && m.started()) continue;  // as it is wanted
       changed = true;
-      specs.push_back({m.stored, std::move(config), undo_of(m)});
-      r.steps.push_back(step_of(m));
+      const PlannedEffect effect =
+          other ? PlannedEffect::kRestart : effects.on(m).value_or(PlannedEffect::kRestart);
+      machines.add(effect, {m.stored, std::move(config), undo_of(m)}, step_of(m));
     }
+    machines.move_to(specs, r.steps);
     std::vector<std::string> made_ids;
     for (const MachineConfig &c : draft.configs) {
       if (there.contains(c.process)) continue;

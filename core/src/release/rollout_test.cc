@@ -136,6 +136,40 @@ TEST_F(RolloutTest, TheFirstMachineGoesAloneAndTheOthersInWavesOfAThird) {
   expect_tidy();
 }
 
+TEST_F(RolloutTest, MachinesThatAChangeIsNothingToComeLastAndAreNotTouched) {
+  set({{"A", "one"}, {"B", "one"}});
+  for (int i = 0; i < 8; ++i) {
+    MachineConfig config = config_of("");
+    config.name = "m" + std::to_string(i);
+    if (i != 5) config.secrets = std::vector<SecretVariable>{{"B", "B"}};
+    ASSERT_TRUE(ok(us_.deployer.run(app_, std::move(config))));
+  }
+  const std::vector<std::string> before = machines_.in_state("started");
+  const auto untouched = [&] {
+    std::vector<std::string> same;
+    std::ranges::set_intersection(machines_.in_state("started"), before, std::back_inserter(same));
+    return same.size();
+  };
+  const uint64_t version = set({{"A", "two"}});
+  const auto plan = us_.deployer.plan(app_);
+  ASSERT_TRUE(ok(plan));
+  for (const Plan::Machine &m : plan->machines)
+    EXPECT_EQ(m.effect, m.name == "m5" ? PlannedEffect::kRestart : PlannedEffect::kNone);
+  fail_next(machines_.folder(), "start");
+  RolloutResult r = rollout();
+  ASSERT_TRUE(r.failed);
+  EXPECT_THAT(r.failed->message, HasSubstr("m5"));
+  EXPECT_THAT(results(r), AllOf(Contains(Pair("m0", "skipped")), Contains(Pair("m5", "kept"))));
+  EXPECT_EQ(untouched(), 7u);
+  r = rollout();
+  EXPECT_FALSE(r.failed);
+  EXPECT_THAT(results(r), AllOf(Contains(Pair("m0", "unchanged")), Contains(Pair("m5", "started"))));
+  EXPECT_THAT(versions(), AllOf(SizeIs(8), Each(Pair(testing::_, version))));
+  EXPECT_THAT(statuses(), Each(Pair(testing::_, "Deployed")));
+  EXPECT_EQ(untouched(), 7u);
+  expect_tidy();
+}
+
 TEST_F(RolloutTest, AValueThatEndsTheAppChangesNothingButTheFirstMachineForAMoment) {
   us_.deployer.set_policy({.smoke_ms = 60'000});
   set({{"A", "a long value"}, {"CHATTY", "please"}});
