@@ -159,14 +159,12 @@ TEST_F(ProcessConfig, WhatDoesNotGoTogetherIsRefused) {
   EXPECT_THAT(refusal("[[files]]\nguest_path = \"/a\"\nlocal_path = \"none\""), HasSubstr("none"));
 }
 
-TEST_F(ProcessConfig, AFileIsNotReplacedInARunningMachineYet) {
+TEST_F(ProcessConfig, AFileMayBeReplacedInARunningMachine) {
   const AppConfig file =
       parse("[[files]]\nguest_path = \"/srv/app/key\"\nsecret_name = \"TLS\"\nreload = \"none\"\n");
   const auto config = process_config(file, "app");
-  ASSERT_FALSE(config.has_value());
-  EXPECT_EQ(config.error().code, ErrorCode::kInvalidArgument);
-  EXPECT_EQ(config.error().message,
-            "[[files]] reload of /srv/app/key: files of a running Machine are not replaced yet");
+  ASSERT_TRUE(config.has_value());
+  EXPECT_EQ(config->files.at(0).reload, "none");
 }
 
 }  // namespace
