@@ -310,8 +310,9 @@ std::string step_sentence(const Spec &spec, uint32_t step, int code, uint32_t in
       return "the path " + file + " is taken by something that is no regular file: choose another path";
     case STEP_FILE:
       return "the file " + file + " cannot be delivered (" + why + ")" +
-             (code == EPERM || code == EINVAL ? ": without root it can only belong to the Machine's own user"
-                                              : "");
+             (::geteuid() != 0 && (code == EPERM || code == EINVAL)
+                  ? ": without root it can only belong to the Machine's own user"
+                  : "");
     case STEP_USER:
       return "the user '" + spec.user + "' cannot be taken: " + why;
     case STEP_WORKDIR:

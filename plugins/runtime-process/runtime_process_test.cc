@@ -6,6 +6,7 @@
 #include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -62,6 +63,7 @@ struct Machine {
   std::vector<std::pair<std::string, std::string>> secrets = {}, files = {};
   bool owner = false;
   uint32_t uid = 0;
+  bool in_folder = false;
   std::function<void(coffer_machine_spec &)> also = {};
 };
 
@@ -121,6 +123,14 @@ class RuntimeProcess : public PluginTest {
     return handle;
   }
   std::string sleeper() { return run({"sleep", "1000"}); }
+  void update(const std::string &handle, const Machine &o, std::string_view signal) {
+    deliveries(o, true);
+    TestCall call;
+    const auto *table = instance_->table<coffer_runtime_update>(COFFER_RUNTIME_UPDATE_ID);
+    EXPECT_EQ(table->update(raw(), call, bytes(handle), pointers_.data(), pointers_.size(), str(signal)),
+              COFFER_OK)
+        << call.message();
+  }
 
   Seen inspect(const std::string &handle) {
     TestCall call;
@@ -191,6 +201,7 @@ class RuntimeProcess : public PluginTest {
         d.name = str(name);
         if (values) d.value = bytes(value);
         if (via == COFFER_VIA_TMPFS && o.owner) d.flags = COFFER_DLV_OWNER, d.uid = o.uid, d.gid = o.uid;
+        if (via == COFFER_VIA_TMPFS && o.in_folder) d.flags |= COFFER_DLV_FOLDER;
         deliveries_.push_back(d);
       }
     };
@@ -370,6 +381,43 @@ TEST_F(RuntimeProcess, MachineRunsAsItsUser) {
       run({"cat", path}, {.user = "65534:65534", .files = {{path, "root's\n"}}, .owner = true, .uid = 0});
   EXPECT_NE(wait_for_end(root_owned).exit_code, 0);
   EXPECT_THAT(logs(root_owned), Not(HasSubstr("root's")));
+}
+
+// The folder lies below one of the Machine's user, who leads its path to a tmpfs of the host.
+TEST_F(RuntimeProcess, NewFilesDoNotFollowAPathThatTheAppHasBent) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root";
+  ::chmod(tmp().c_str(), 0755);
+  const std::filesystem::path own = tmp() / "own", bait = tmp() / "bait";
+  std::filesystem::create_directories(bait / "shm");
+  std::filesystem::create_directory(own);
+  ASSERT_EQ(::chown(own.c_str(), 65534, 65534), 0);
+  std::filesystem::create_directory(own / "inner");
+  ASSERT_EQ(::mount("bait", (bait / "shm").c_str(), "tmpfs", 0, "mode=0777"), 0);
+  Machine with{
+      .user = "65534:65534", .files = {{(own / "inner/shm/v").string(), "old value"}}, .in_folder = true};
+  const std::string handle =
+      run({"sh", "-c",
+           "cd \"$0\" && mv inner gone && ln -s \"$1\" inner;"
+           "trap 'cat gone/shm/v; exit 0' HUP; echo bent; while :; do sleep 0.02; done",
+           own.string(), bait.string()},
+          with);
+  while (logs(handle) != "bent\n" && inspect(handle).state == COFFER_M_STARTED)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  with.files[0].second = "new value";
+  update(handle, with, "SIGHUP");
+  EXPECT_EQ(wait_for_end(handle).exit_code, 0);
+  EXPECT_EQ(logs(handle), "bent\nnew value");
+  EXPECT_TRUE(std::filesystem::is_empty(bait / "shm"));
+  ASSERT_EQ(::umount((bait / "shm").c_str()), 0);
+}
+
+// Each takes a page, however small it is.
+TEST_F(RuntimeProcess, ThousandsOfSmallFilesHaveRoomTwice) {
+  Machine with{.in_folder = true};
+  for (int i = 0; i < 5000; ++i)
+    with.files.emplace_back((tmp() / "many" / std::to_string(10000 + i)).string(), "small");
+  const std::string handle = run({"sleep", "1000"}, with);
+  update(handle, with, "");
 }
 
 TEST_F(RuntimeProcess, ExecRunsAsTheUserOfTheMachine) {

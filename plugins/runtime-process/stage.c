@@ -300,24 +300,6 @@ static void deliver_files(const struct spec *s, const char *instance_id,
   close(tmpfs);
 }
 
-static void deliver_folders(const struct spec *s, const struct coffer_boot_frame *frame, int channel) {
-  const char *folder;
-  for (size_t at = 0; (folder = spec_next(s, &at, "folder"));) {
-    struct coffer_boot_entry e;
-    uint32_t index = 0, first = UINT32_MAX;
-    for (size_t of = 0; coffer_boot_next(frame, &of, &e);) {
-      if (e.kind != COFFER_BOOT_FILE) continue;
-      if (first == UINT32_MAX && folder_of(s, e.name) == folder) first = index;
-      ++index;
-    }
-    int error = folder_mount(folder, frame->n_files);
-    if (error) stage_fail(channel, STEP_MOUNTPOINT, error, first);
-    error = folder_replace(s, folder, frame);
-    if (!error) error = folder_seal(folder);
-    if (error) stage_fail(channel, STEP_FILE, error, first);
-  }
-}
-
 /* ---- environment ---- */
 static int frame_has(const struct coffer_boot_frame *frame, const char *name, size_t size) {
   struct coffer_boot_entry e;

@@ -6,8 +6,8 @@
  * app runs, and again with `started` when it does. stop    the order to stop: lines "signal N" and
  * "timeout_ms N".  Its presence means "by order". exit    how it ended.  Written last, atomically; then the
  * supervisor goes. log     output of the app; log.1 what came before.  See log_format below. lock    callers
- * of start and destroy take it in turn. alive   locked (F_OFD_SETLK) from just before the supervisor starts
- * until its end, however it ends.
+ * of start, update and destroy take it in turn. folderN   an empty folder: see folders.h. alive   locked
+ * (F_OFD_SETLK) from just before the supervisor starts until its end, however it ends.
  *
  * log_format: *record, record = ("o" | "e") " " time_ns " " size "\n" size*byte "\n".  One record is what one
  * read gave, so it may hold several lines or a part of one; any bytes can be in it. */

@@ -199,7 +199,8 @@ Result<void> Agent::recover(Held &held) {
     m.pending.reset();
     COFFER_CHECK(save(held));
   } else if (m.state == State::kStopping) {
-    m.state = State::kStarted;  // it was not stopped, or is going to be stopped again
+    // It was not stopped, or is going to be stopped again.
+    m.state = m.current && m.current->mixed() ? State::kStarting : State::kStarted;
   }
   COFFER_CHECK(clear_leftovers(held));
   return {};
@@ -297,7 +298,8 @@ Result<void> Agent::note_runs(const std::string &machine, const std::string &ins
       [&](Held &held) -> Result<void> {
         COFFER_CHECK(recover(held));
         MachineState &m = held.state;
-        if (!m.current || m.current->instance_id != instance_id || (m.state == State::kStopped && !m.end))
+        if (!m.current || m.current->instance_id != instance_id || m.current->mixed() ||
+            (m.state == State::kStopped && !m.end))
           return fail(ErrorCode::kAborted, context(m) + " was changed meanwhile");
         m.state = State::kStarted;
         m.end.reset();

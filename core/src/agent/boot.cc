@@ -367,7 +367,7 @@ Result<BootOutcome> Agent::boot_again(const BootOrder &previous, std::optional<H
     MachineState &m = held.state;
     if (instead_of && m.current && m.current->spec != *instead_of && m.current->spec != spec.hash)
       return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs another launch spec by now");
-    if (m.current && m.current->spec == spec.hash && m.state == State::kStarted) {
+    if (m.current && m.current->spec == spec.hash && m.state == State::kStarted && !m.current->mixed()) {
       COFFER_TRY(const Runtime *rt, runtime());
       COFFER_TRY(const InstanceStatus now, rt->inspect(m.current->handle));
       if (now.state == COFFER_M_STARTED) return BootOutcome{.state = m};
@@ -378,7 +378,8 @@ Result<BootOutcome> Agent::boot_again(const BootOrder &previous, std::optional<H
     auto out = boot_held(held, spec, previous, nullptr, {.may_stay = true});
     going_back_ = false;
     // Whoever tries again, tries this one.
-    if (out && out->failed && m.current && m.state == State::kFailed) becomes(*m.current, spec);
+    if (out && out->failed && m.current && (m.state == State::kFailed || m.current->mixed()))
+      becomes(*m.current, spec);
     return out;
   });
 }
@@ -406,8 +407,8 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
     return fail(ErrorCode::kAborted, "Machine " + m.machine + " runs launch spec " +
                                          std::to_string(m.current->spec_number) + " already, which is newer");
   Boot boot;
-  // By a boot that was cut off; or it runs, and its files are of two launch specs.
-  const bool cut_off = boot.old_stopped = m.state == State::kStarting;
+  boot.old_stopped = m.state == State::kStarting;  // by a boot that was cut off
+  const auto mixed = [&] { return m.current && m.current->mixed(); };
   // What cannot be removed now is removed later: the way back comes first.
   const auto forget_pending = [&](bool keep) {
     if (!m.pending) return;
@@ -443,8 +444,10 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
     const auto stopped = rt ? (*rt)->stop(m.current->handle, "", 0) : std::unexpected(rt.error());
     if (!stopped) boot.warnings.push_back(stopped.error().message);
   };
+  // One that runs with files of two launch specs is still to be booted anew by whoever comes next.
+  const auto failed = [&] { return mixed() ? State::kStarting : State::kFailed; };
   const auto booted = [&]() -> Result<void> {
-    const bool again = m.current && m.current->spec == spec.hash && m.state == State::kStarted;
+    const bool again = m.current && m.current->spec == spec.hash && m.state == State::kStarted && !mixed();
     if (!again || !old_runs()) {
       if (probation.may_stay) {
         COFFER_TRY(const bool stayed, stay(held, next, spec, probation, boot));
@@ -461,10 +464,10 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
   if (!booted) {
     out.failed = booted.error();
     forget_pending(boot.start_tried);
-    if (!boot.started && !cut_off && !boot.reloading && old_runs()) {
+    if (!boot.started && !mixed() && old_runs()) {
       out.went_back = true;
       m.state = State::kStarted;
-    } else if ((boot.old_stopped || boot.started) && way_back) {
+    } else if ((boot.old_stopped || boot.started || mixed()) && way_back) {
       step(m.machine, "going back to the previous launch spec");
       COFFER_TRY(const SignedSpec previous, open_spec(way_back->spec, config_.writers));
       // Its number is lower than that of what runs, by intent.
@@ -479,12 +482,12 @@ Result<BootOutcome> Agent::boot_held(Held &held, const SignedSpec &spec, const B
         forget_pending(false);
         stop_it();
         if (m.current) becomes(*m.current, previous);
-        m.state = State::kFailed;
+        m.state = failed();
         out.failed->message += "; and the previous launch spec did not start either: " + back.error().message;
       }
     } else {
       stop_it();
-      m.state = State::kFailed;
+      m.state = failed();
     }
     m.message = out.failed->message;
   }

@@ -54,9 +54,8 @@ bool replaced_in_place(const MachineConfig &, const Delivery &);
 struct Agent::Boot {
   bool old_stopped = false;  // the instance that ran before was, on the way
   bool start_tried = false;
-  bool started = false;    // the new instance is the current one: what failed is its probation
-  bool keep_old = false;   // for its log
-  bool reloading = false;  // new values were, or may be, in files of the instance that runs
+  bool started = false;   // the new instance is the current one: what failed is its probation
+  bool keep_old = false;  // for its log
   BootOutcome::Done done = BootOutcome::Done::kBooted;
   std::vector<std::string> warnings;
   std::string log;

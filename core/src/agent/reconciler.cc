@@ -29,11 +29,6 @@ bool ended(const InstanceStatus &i) {
   return i.state == COFFER_M_STOPPED || i.state == COFFER_M_FAILED || i.state == COFFER_M_GONE;
 }
 
-// Was it started once more after we had started it?
-bool is_foreign(const InstanceRecord &record, const InstanceStatus &i) {
-  return i.started_ns > 0 && static_cast<uint64_t>(i.started_ns) / 1'000'000 != record.started_ms;
-}
-
 bool failed(const InstanceStatus &i) {
   return i.state != COFFER_M_STOPPED || i.exit_code != 0 || i.exit_signal != 0;
 }

@@ -37,6 +37,8 @@ std::optional<InstanceRecord> read_instance(Decoder &d, bool whole) {
 
 }  // namespace
 
+bool InstanceRecord::mixed() const { return made_of == kMixed; }
+
 std::string_view to_string(State s) {
   switch (s) {
     case State::kCreated:
@@ -55,6 +57,10 @@ std::string_view to_string(State s) {
       return "destroyed";
   }
   return "unknown";
+}
+
+bool is_foreign(const InstanceRecord &record, const InstanceStatus &i) {
+  return i.started_ns > 0 && static_cast<uint64_t>(i.started_ns) / 1'000'000 != record.started_ms;
 }
 
 std::string how_it_ended(const InstanceStatus &i) {

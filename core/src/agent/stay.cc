@@ -8,6 +8,7 @@
 #include "coffer/base/codec.h"
 #include "coffer/crypto/primitives.h"
 #include "held.h"
+#include "state.h"
 
 namespace coffer {
 namespace {
@@ -34,24 +35,26 @@ bool replaced_in_place(const MachineConfig &config, const Delivery &place) {
 
 void Agent::Plan::note_made_of(InstanceRecord &of, const BootOrder &order,
                                const MachineConfig &config) const {
-  std::map<std::string_view, const Hash *> records;
-  for (const Entry &e : order.secrets) records.emplace(e.name, &e.record);
-  // A secret is what its record is: the same value set again is another one.
-  const auto record = [&](const std::string &secret) {
-    const auto at = records.find(secret);
-    return at == records.end() ? Hash{} : *at->second;
+  std::map<std::string_view, const Entry *> entries;
+  for (const Entry &e : order.secrets) entries.emplace(e.name, &e);
+  // The same value set again is another one; sealed anew (a rotation) it is the same.
+  const auto value = [&](const std::string &secret) {
+    const auto at = entries.find(secret);
+    if (at == entries.end()) return Hash{};
+    const Entry &entry = *at->second;
+    return sha256(Encoder().u64(entry.version).raw(entry.digest).u64(entry.updated_ms).take());
   };
   Encoder whole;
   whole.bytes(encode(config));
   for (const Piece &p : pieces)
     for (const Need &n : p.needs) {
       whole.u32(n.where.via).text(n.where.name).text(n.secret);
-      if (!n.where.in_folder) whole.raw(record(n.secret));
+      if (!n.where.in_folder) whole.raw(value(n.secret));
     }
   of.made_of = sha256(whole.take());
   of.files.clear();
   for (const FileBinding &f : config.files)
-    if (!f.reload.empty()) of.files.push_back(record(f.secret));
+    if (!f.reload.empty()) of.files.push_back(value(f.secret));
 }
 
 // REQUIRES: the lease.
@@ -75,7 +78,7 @@ Result<bool> Agent::stay(Held &held, const BootOrder &order, const SignedSpec &s
   }
   if (!signals.empty() && !rt->can_update()) return false;
   COFFER_TRY(const InstanceStatus now, rt->inspect(m.current->handle));
-  if (now.state != COFFER_M_STARTED) return false;
+  if (now.state != COFFER_M_STARTED || is_foreign(*m.current, now)) return false;
 
   if (signals.empty()) {
     // Whoever boots it later without being able to ask (OrderBook) has what that takes.
@@ -95,11 +98,11 @@ Result<bool> Agent::stay(Held &held, const BootOrder &order, const SignedSpec &s
   if (cancelled()) return fail(ErrorCode::kCancelled, "interrupted");
 
   step(m.machine, "replacing files");
-  // Before anything changes: who finds this lease dead boots anew, for nobody knows what is in the files.
+  // Before anything changes: who finds this lease dead boots anew.
   m.state = State::kStarting;
-  m.current->made_of = {};
+  m.current->made_of = kMixed;
   COFFER_CHECK(save(held));
-  boot.old_stopped = boot.reloading = true;
+  boot.old_stopped = true;
   if (signals.size() > 1) signals.erase("");
   for (const std::string_view signal : signals) {
     // All files each time, as a folder is replaced whole.

@@ -15,8 +15,8 @@ class Effects {
   // REQUIRES: all three outlive this.
   Effects(const Vault &vault, const App &app, const Manifest &head) : vault_(vault), app_(app), head_(head) {}
 
-  // On a Machine that keeps its config.  An error: the manifest that it has is not there any more.
-  Result<PlannedEffect> on(const MachineStatus &);
+  // On a Machine that is to have this config.  An error: the manifest that it has is not there any more.
+  Result<PlannedEffect> on(const MachineStatus &, const MachineConfig &next);
   // Of all that was asked for, by the version that the Machine has.
   const std::map<uint64_t, Changes> &since() const { return since_; }
 

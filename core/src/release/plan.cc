@@ -31,7 +31,9 @@ PlannedEffect effect_on(const MachineConfig &config, const Effects::Changes &cha
                        : !file;
     for (const FileBinding &f : config.files)
       if (is_it(f))
-        out = std::max(out, f.reload.empty() || f.env ? PlannedEffect::kRestart : PlannedEffect::kReload);
+        out = std::max(out, f.reload.empty() || f.env || change == PlannedChange::kRemove
+                                ? PlannedEffect::kRestart
+                                : PlannedEffect::kReload);
     if (variable) out = PlannedEffect::kRestart;
   }
   return out;
@@ -47,14 +49,15 @@ std::string_view to_string(PlannedChange c) {
   return c == PlannedChange::kAdd ? "add" : c == PlannedChange::kChange ? "change" : "remove";
 }
 
-Result<PlannedEffect> Effects::on(const MachineStatus &m) {
+Result<PlannedEffect> Effects::on(const MachineStatus &m, const MachineConfig &next) {
   const uint64_t version = m.version();
   if (version && version != head_.version() && !since_.contains(version)) {
     COFFER_TRY(const Manifest old, vault_.at(app_, version));
     compare(old, head_, since_[version]);
   }
-  if (!m.started() || m.older) return PlannedEffect::kRestart;
-  return effect_on(m.spec.spec.config, since_[version]);
+  const MachineConfig &now = m.older ? *m.older : m.spec.spec.config;
+  if (!m.started() || encode(next) != encode(now)) return PlannedEffect::kRestart;
+  return effect_on(next, since_[version]);
 }
 
 bool to_be_rolled_out(const MachineStatus &m) {
@@ -73,7 +76,8 @@ Result<Plan> Deployer::plan(const App &app) {
   for (const MachineStatus &m : all) {
     if (!to_be_rolled_out(m)) continue;
     behind = behind || m.version() < head.version() || !m.started();
-    COFFER_TRY(const PlannedEffect effect, effects.on(m));
+    COFFER_TRY(const MachineConfig config, config_of(app, m));
+    COFFER_TRY(const PlannedEffect effect, effects.on(m, config));
     out.machines.push_back({m.stored.record.id, m.stored.record.name, m.version(), effect});
   }
   if (!behind) out.machines.clear();

@@ -322,8 +322,7 @@ struct Deployer::Run {
     }
     COFFER_TRY(const auto release, d.vault_.release(app, r().release));
     policy = d.policy_of(release);
-    probation.may_stay = true;
-    if (!r().hasty) probation = {true, policy.smoke_ms, true, policy.patience_ms};
+    if (!r().hasty) probation = {probation.may_stay, policy.smoke_ms, true, policy.patience_ms};
     if (r().stage == Rollout::Stage::kForward && !to_go_back) {
       const auto gone_on = forward();
       if (!gone_on && gone_on.error().code == ErrorCode::kAborted) return std::unexpected(gone_on.error());
@@ -367,8 +366,10 @@ struct Deployer::Run {
 };
 
 Result<RolloutResult> Deployer::go(const App &app, StoredRollout stored, std::vector<SignedSpec> specs,
-                                   bool back) {
-  return Run(*this, app, std::move(stored), std::move(specs)).all(back);
+                                   bool back, bool anew) {
+  Run run(*this, app, std::move(stored), std::move(specs));
+  run.probation.may_stay = !anew;
+  return run.all(back);
 }
 
 // ---- those of others ----
@@ -602,7 +603,7 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const RolloutOrder &ord
     for (const MachineStatus &m : all) {
       if (!to_be_rolled_out(m)) continue;
       COFFER_TRY(MachineConfig config, config_of(app, m));
-      const PlannedEffect effect = effects.on(m).value_or(PlannedEffect::kRestart);
+      const PlannedEffect effect = effects.on(m, config).value_or(PlannedEffect::kRestart);
       machines.add(effect, {m.stored, std::move(config), undo_of(m)}, step_of(m));
       behind = behind || m.version() < manifest.version() || !m.started();
       out.already = std::max(out.already, m.release());
@@ -614,7 +615,7 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const RolloutOrder &ord
       return RolloutResult{.version = manifest.version()};            // all were stopped meanwhile
     if (!made && made.error().code == ErrorCode::kAborted) continue;  // another one was faster
     if (!made) return std::unexpected(made.error());
-    return go(app, std::move(made->rollout), std::move(made->specs), false);
+    return go(app, std::move(made->rollout), std::move(made->specs), false, order.force);
   }
   return always_deployed(app);
 }
@@ -656,8 +657,7 @@ Result<RolloutResult> Deployer::roll_out(const App &app, const DeployOrder &orde
       if (!to_be_rolled_out(m)) continue;
       if (!other && m.version() == manifest.version() && m.started()) continue;  // as it is wanted
       changed = true;
-      const PlannedEffect effect =
-          other ? PlannedEffect::kRestart : effects.on(m).value_or(PlannedEffect::kRestart);
+      const PlannedEffect effect = effects.on(m, config).value_or(PlannedEffect::kRestart);
       machines.add(effect, {m.stored, std::move(config), undo_of(m)}, step_of(m));
     }
     machines.move_to(specs, r.steps);

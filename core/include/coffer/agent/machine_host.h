@@ -24,6 +24,9 @@ struct InstanceRecord {
   // What it was made of: all that takes a new instance to change, and the value in each file that is replaced
   // in it (FileBinding::reload).  Zeros: not known.
   Hash made_of{};
+  // Its files were being replaced when that was cut off: nobody knows what is in them, and only a new instance
+  // ends that.
+  bool mixed() const;
   std::vector<Hash> files;
 };
 

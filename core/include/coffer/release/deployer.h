@@ -51,7 +51,7 @@ struct RolloutResult {
 // What a roll-out is made for.
 struct RolloutOrder {
   std::string reason;
-  bool force = false;  // also when no Machine waits for it
+  bool force = false;  // also when no Machine waits for it, and each gets a new instance
   bool hasty = false;  // without smoke time and checks
 };
 
@@ -263,7 +263,9 @@ class Deployer {
   static std::unexpected<Error> always_deployed(const App &);
   // Nothing: the way is free.  Else what has become of the roll-out that was in the way.
   Result<std::optional<RolloutResult>> clear_the_way(const App &);
-  Result<RolloutResult> go(const App &, StoredRollout, std::vector<SignedSpec> specs, bool back);
+  // `anew`: no instance may stay.
+  Result<RolloutResult> go(const App &, StoredRollout, std::vector<SignedSpec> specs, bool back,
+                           bool anew = false);
   bool alive(const StoredRollout &) const;
   Result<void> wait_for(const App &, uint64_t release);
   Result<void> finish_rollout(const App &, std::vector<std::string> &warnings);
