@@ -4,6 +4,10 @@
 #ifndef COFFER_TESTS_FAKES_FAULTS_H
 #define COFFER_TESTS_FAKES_FAULTS_H
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <coffer/plugin.hpp>
 #include <cstdio>
 #include <fstream>
@@ -16,6 +20,8 @@ class Fault {
   Fault(const std::string &folder, std::string_view what) {
     if (folder.empty()) return;
     const std::string file = folder + "/fail-" + std::string(what);
+    if (::access(file.c_str(), F_OK) != 0) return;
+    const Turn turn(folder);  // several threads and processes count down
     int nth = 0, status = 0;
     std::string when;
     if (!(std::ifstream(file) >> nth >> status >> when)) return;
@@ -35,6 +41,16 @@ class Fault {
   }
 
  private:
+  struct Turn {
+    explicit Turn(const std::string &folder)
+        : fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+      ::flock(fd, LOCK_EX);
+    }
+    Turn(const Turn &) = delete;
+    Turn &operator=(const Turn &) = delete;
+    ~Turn() { ::close(fd); }
+    int fd;
+  };
   void raise() const {
     if (status_) throw sdk::Error{status_, "told to fail"};
   }
