@@ -124,6 +124,25 @@ TEST_F(RotationTest, TheOldKeyOpensAsLongAsAMachineOrARetainedVersionNeedsIt) {
   EXPECT_THAT(us_.vault.check().value(), IsEmpty());
 }
 
+TEST_F(RotationTest, AMachineKeepsItsInstanceWhenItGetsTheSameValuesSealedAnew) {
+  ASSERT_TRUE(ok(us_.set(app(), {{"A", "1"}})));
+  const std::string instance = run("web-1").view->state.current->instance_id;
+  rotate();
+  const auto plan = us_.deployer.plan(app());
+  ASSERT_TRUE(ok(plan));
+  ASSERT_THAT(plan->machines, SizeIs(1));
+  EXPECT_EQ(plan->machines[0].effect, PlannedEffect::kNone);
+  const auto rolled_out = us_.deployer.rollout(app(), {"deploy"});
+  ASSERT_TRUE(ok(rolled_out));
+  ASSERT_THAT(rolled_out->machines, SizeIs(1));
+  EXPECT_EQ(rolled_out->machines[0].result, "unchanged");
+  EXPECT_EQ(status("web-1").view->state.current->instance_id, instance);
+  EXPECT_EQ(status("web-1").version(), us_.deployer.newest(app())->version());
+  // What it is booted from next opens.
+  ASSERT_TRUE(ok(us_.deployer.start(app(), status("web-1"))));
+  EXPECT_EQ(variable("web-1", "A"), "1");
+}
+
 TEST_F(RotationTest, NowRollsOutAndTheOldKeyIsGone) {
   ASSERT_TRUE(ok(us_.set(app(), {{"A", "1"}})));
   ASSERT_TRUE(ok(us_.set(app(), {{"A", "2"}, {"B", "b"}})));
