@@ -1039,6 +1039,15 @@ class StayTest : public AgentTest {
     return instance() == before;
   }
 
+  // As the death of a process leaves it that was replacing files.
+  void cut_off() {
+    MachineState s = state();
+    s.state = State::kStarting;
+    s.current->made_of = kMixed;
+    s.lease_owner = kDead;
+    store(s);
+  }
+
   MachineConfig config_;
 };
 using Done = BootOutcome::Done;
@@ -1153,11 +1162,7 @@ TEST_F(StayTest, FilesWhoseReplacementWasCutOffAreBootedAnewForwardAndBack) {
     keys_.values["A"] = "the value of A";
     ASSERT_TRUE(ok(agent_.boot_again(first)));
     const std::string before = instance();
-    MachineState cut = state();
-    cut.state = State::kStarting;
-    cut.current->made_of = kMixed;
-    cut.lease_owner = kDead;
-    store(cut);
+    cut_off();
     EXPECT_TRUE(view().cut_off);
     if (forward) keys_.values["A"] = "new A";
     const auto out =
@@ -1176,11 +1181,7 @@ TEST_F(StayTest, NothingButANewInstanceEndsThatFilesAreOfTwoLaunchSpecs) {
   const BootOrder first = order(1);
   booted(first);
   const std::string before = instance();
-  MachineState cut = state();
-  cut.state = State::kStarting;
-  cut.current->made_of = kMixed;
-  cut.lease_owner = kDead;
-  store(cut);
+  cut_off();
   const auto still_mixed = [&] {
     EXPECT_EQ(instance(), before);
     EXPECT_EQ(state().state, State::kStarting);
