@@ -1,5 +1,4 @@
-/* enter.h - into a started Machine; runs one command inside a started Machine, with the app's own
- * environment. */
+/* enter.h - the way into a started Machine, and one command in it with the app's own environment. */
 #ifndef COFFER_RUNTIME_PROCESS_ENTER_H
 #define COFFER_RUNTIME_PROCESS_ENTER_H
 

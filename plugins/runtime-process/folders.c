@@ -34,19 +34,9 @@ static int open_point(const char *folder) {
     errno = ENAMETOOLONG;
     return -1;
   }
-  for (char *slash = path; slash;) {
-    slash = strchr(slash + 1, '/');
-    if (slash) *slash = 0;
-    const int made = mkdir(path, 0755);
-    if (slash) *slash = '/';
-    if (made != 0 && errno != EEXIST && errno != EROFS) return -1;
-  }
+  errno = make_folders_to(path);
+  if (errno || (mkdir(path, 0755) != 0 && errno != EEXIST)) return -1;
   return open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-}
-
-static const char *fd_path(char out[32], int fd) {
-  snprintf(out, 32, "/proc/self/fd/%d", fd);
-  return out;
 }
 
 static int open_here(int at, const char *name) {
@@ -55,19 +45,13 @@ static int open_here(int at, const char *name) {
 
 /* An empty tmpfs at this place in the Machine's folder: its descriptor, or -1. */
 static int mount_at(const char *name, size_t n_files) {
-  char target[32], options[128];
   if (mkdirat(FD_FOLDER, name, 0700) != 0 && errno != EEXIST) return -1;
   const int place = open_here(FD_FOLDER, name);
   if (place < 0) return -1;
   /* Room for two generations of all that a frame holds, each file in pages of its own. */
-  const size_t size = 2 * (COFFER_BOOT_MAX_SIZE + 8192 * (n_files + 8));
-  int error = 0;
-  for (int no_swap = 1;; no_swap = 0) { /* since Linux 6.4, and not in a user namespace */
-    snprintf(options, sizeof options, "mode=0755,size=%zu,nr_inodes=%zu%s", size, 4 * n_files + 64,
-             no_swap ? ",noswap" : "");
-    error = mount("coffer", fd_path(target, place), "tmpfs", MS_NOSUID | MS_NODEV, options) == 0 ? 0 : errno;
-    if (!error || !no_swap) break;
-  }
+  int no_swap;
+  const int error = mount_tmpfs_on(place, "0755", 2 * (COFFER_BOOT_MAX_SIZE + 8192 * (n_files + 8)),
+                                   4 * n_files + 64, &no_swap);
   close(place);
   errno = error;
   return error ? -1 : open_here(FD_FOLDER, name);

@@ -181,23 +181,27 @@ static int own_namespace(void) {
   return mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0 ? 0 : errno;
 }
 
-static const char *fd_path(char out[32], int fd) {
+const char *fd_path(char out[32], int fd) {
   snprintf(out, 32, "/proc/self/fd/%d", fd);
   return out;
+}
+
+int mount_tmpfs_on(int place, const char *mode, size_t bytes, size_t inodes, int *no_swap) {
+  char target[32], options[128];
+  for (*no_swap = 1;; *no_swap = 0) {
+    snprintf(options, sizeof options, "mode=%s,size=%zu,nr_inodes=%zu%s", mode, bytes, inodes,
+             *no_swap ? ",noswap" : "");
+    if (mount("coffer", fd_path(target, place), "tmpfs", MS_NOSUID | MS_NODEV, options) == 0) return 0;
+    if (!*no_swap) return errno;
+  }
 }
 
 /* A private tmpfs over the Machine's folder: the one place that surely exists and that nothing else in this
  * namespace needs.  It is taken away again when its files are bound to their places. */
 static int mount_tmpfs(const char *instance_id, size_t bytes, size_t files, int *no_swap) {
-  char target[32], options[128], name[COFFER_BOOT_MAX_INSTANCE_ID + 8];
-  fd_path(target, FD_FOLDER);
-  *no_swap = 1; /* since Linux 6.4, and not in a user namespace */
-  for (;; *no_swap = 0) {
-    snprintf(options, sizeof options, "mode=0700,size=%zu,nr_inodes=%zu%s", bytes, files + 16,
-             *no_swap ? ",noswap" : "");
-    if (mount("coffer", target, "tmpfs", MS_NOSUID | MS_NODEV, options) == 0) break;
-    if (!*no_swap) return -1;
-  }
+  char name[COFFER_BOOT_MAX_INSTANCE_ID + 8];
+  errno = mount_tmpfs_on(FD_FOLDER, "0700", bytes, files + 16, no_swap);
+  if (errno) return -1;
   snprintf(name, sizeof name, "../%s", instance_id);
   return openat(FD_FOLDER, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 }
@@ -211,16 +215,22 @@ static int check_mount_point(const char *path, uint32_t *step) {
   return S_ISREG(st.st_mode) ? 0 : EEXIST;
 }
 
-/* An existing regular file, else a new empty one, with the folders that lead to it. */
-static int open_mount_point(char *path) {
-  int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-  if (fd >= 0 || errno != ENOENT) return fd;
+int make_folders_to(char *path) {
   for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
     *slash = 0;
     const int made = mkdir(path, 0755);
     *slash = '/';
-    if (made != 0 && errno != EEXIST) return -1;
+    if (made != 0 && errno != EEXIST) return errno;
   }
+  return 0;
+}
+
+/* An existing regular file, else a new empty one, with the folders that lead to it. */
+static int open_mount_point(char *path) {
+  int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  if (fd >= 0 || errno != ENOENT) return fd;
+  errno = make_folders_to(path);
+  if (errno) return -1;
   fd = open(path, O_RDONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
   if (fd < 0) return -1;
   close(fd);

@@ -28,6 +28,13 @@ void reset_signals(void);
 _Noreturn void stage_fail(int channel, uint32_t step, int code, uint32_t index);
 int send_message(int fd, uint32_t step, int code, uint32_t index);
 
+/* "/proc/self/fd/N" */
+const char *fd_path(char out[32], int fd);
+/* The folders that lead to it, not itself.  0 or errno. */
+int make_folders_to(char *path);
+/* A tmpfs, not swapped where the kernel can: since Linux 6.4, and not in a user namespace.  0 or errno. */
+int mount_tmpfs_on(int place, const char *mode, size_t bytes, size_t inodes, int *no_swap);
+
 /* A new file, which belongs to whom the entry says, or to the Machine's user; the value is wiped.  0 or
  * errno. */
 struct coffer_boot_entry;

@@ -1,13 +1,23 @@
 /* supervisor.h - what the plugin and coffer-process-supervisor agree on.
  *
  * The folder of a Machine, STATE_DIR/INSTANCE_ID, 0700 (no value of a secret is ever in it):
- *   spec    what to run: "coffer-process-spec 1" NUL, then "key=value" NUL ...; keys below.  Written at
- * create. run     boot id, pid and start time of supervisor and app, lines "key value".  Written before the
- * app runs, and again with `started` when it does. stop    the order to stop: lines "signal N" and
- * "timeout_ms N".  Its presence means "by order". exit    how it ended.  Written last, atomically; then the
- * supervisor goes. log     output of the app; log.1 what came before.  See log_format below. lock    callers
- * of start, update and destroy take it in turn. folderN   an empty folder: see folders.h. alive   locked
- * (F_OFD_SETLK) from just before the supervisor starts until its end, however it ends.
+ *
+ * spec: what to run: "coffer-process-spec 1" NUL, then "key=value" NUL ...; keys below.  Written at create.
+ *
+ * run: boot id, pid and start time of supervisor and app, lines "key value".  Written before the app runs,
+ * and again with `started` when it does.
+ *
+ * stop: the order to stop, lines "signal N" and "timeout_ms N".  Its presence means "by order".
+ *
+ * exit: how it ended.  Written last, atomically; then the supervisor goes.
+ *
+ * log: output of the app; log.1: what came before.  See log_format below.
+ *
+ * lock: callers of start, update and destroy take it in turn.
+ *
+ * folderN: an empty folder; what the Machine has there: folders.h.
+ *
+ * alive: locked (F_OFD_SETLK) from just before the supervisor starts until its end, however it ends.
  *
  * log_format: *record, record = ("o" | "e") " " time_ns " " size "\n" size*byte "\n".  One record is what one
  * read gave, so it may hold several lines or a part of one; any bytes can be in it. */

@@ -24,10 +24,10 @@ struct InstanceRecord {
   // What it was made of: all that takes a new instance to change, and the value in each file that is replaced
   // in it (FileBinding::reload).  Zeros: not known.
   Hash made_of{};
+  std::vector<Hash> files;
   // Its files were being replaced when that was cut off: nobody knows what is in them, and only a new instance
   // ends that.
   bool mixed() const;
-  std::vector<Hash> files;
 };
 
 enum class State : uint8_t { kCreated = 1, kStarting, kStarted, kStopping, kStopped, kFailed, kDestroyed };

@@ -96,11 +96,11 @@ bool to_be_rolled_out(const MachineStatus &);
 enum class PlannedChange { kAdd, kChange, kRemove };
 std::string_view to_string(PlannedChange);
 
-// What a roll-out would do now.
 // What becomes of a Machine.  Where its runtime cannot replace files, kReload is a restart.
 enum class PlannedEffect : uint8_t { kNone, kReload, kRestart };
 std::string_view to_string(PlannedEffect);
 
+// What a roll-out would do now.
 struct Plan {
   struct Machine {
     std::string id, name;
